@@ -1,0 +1,55 @@
+# Every target sets up .venv by itself, and again only when pyproject.toml changes. Needs python3 >= 3.11 with venv.
+#   make book | test | lab | bench | lint | env | clean      TIER=smoke|laptop|gpu|paper      PYTHON=python3.12
+PYTHON ?= python3
+TIER ?= laptop
+TIERS := smoke laptop gpu paper
+VENV := .venv
+RUN := $(VENV)/bin/python
+NOTEBOOKS := $(wildcard chapters/*.ipynb)
+
+ifneq ($(words $(TIER)) $(filter $(TIERS),$(TIER)),1 $(TIER))
+$(error TIER = $(TIER) cannot be used; accepted: $(TIERS))
+endif
+
+.PHONY: book test lab bench lint env clean
+.DEFAULT_GOAL := book
+
+book: $(VENV)/.book
+	@$(RUN) -m mastlib.book --tier $(TIER)
+
+lab: $(VENV)/.book
+	@$(RUN) -m jupyterlab chapters
+
+bench: $(VENV)/.test
+	@for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(RUN) $$script || exit 1; done
+
+lint: $(VENV)/.test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(RUN) -m codespell_lib
+ifneq ($(NOTEBOOKS),)
+	$(RUN) -m nbstripout --keep-id --verify $(NOTEBOOKS)
+endif
+
+test: lint
+	$(RUN) -m pytest
+
+env: $(VENV)/.test
+
+# Two stamps: what the book needs, and what its tests, linters and the image bank's builder need on top.
+$(VENV)/.book: EXTRAS :=
+$(VENV)/.test: EXTRAS := [test,dev,data]
+$(VENV)/.book $(VENV)/.test: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	    { echo '$(PYTHON) is no Python of at least 3.11; choose another: make PYTHON=python3.12 $(or $(MAKECMDGOALS),book)'; exit 1; }
+	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check uv
+	$(RUN) -m uv pip install --quiet --python $(RUN) -e '.$(EXTRAS)'
+	@touch $@
+
+# outputs/reference/ holds result tables worth keeping; everything else there can be made again.
+clean:
+	@if [ -d outputs ]; then find outputs -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} +; fi
+	@rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	@find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -1,0 +1,111 @@
+"""Augmentations that change colours and leave every pixel in place."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import torch
+from torch import Tensor
+
+from mastlib.augment.ops import Op, uniform
+from mastlib.errors import check_float, refuse
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+ORDERS = torch.tensor(list(permutations(range(4))))  # (24, 4): row 0 is brightness, contrast, saturation, hue
+HUE_TURN = (ORDERS == HUE).int().argmax(dim=1)  # (24,): how many sub-ops come before the hue shift
+BLENDS = ORDERS[ORDERS != HUE].view(24, 3)  # (24, 3): the other three, in order
+
+
+class ColorJitter(Op):
+    """Brightness, contrast, saturation and hue in a random order of their own for each image.
+
+    Parameters (d_b, d_c, d_s, d_h, order): d in [-.5, .5] is (factor - 1) / (factor_max - factor_min), for hue
+    shift / (shift_max - shift_min); `order` in 0..23 is a row of ORDERS. Factors U(1 - strength, 1 + strength), hue
+    shift U(-hue, hue) in turns. With gray g = .2989 R + .587 G + .114 B, each clamped to [0, 1]:
+    brightness b x;  contrast c x + (1 - c) mean(g);  saturation s x + (1 - s) g;  hue: H + shift in HSV.
+    `brightness`, `contrast`, `saturation` in [0, 1], `hue` in [0, .5], not all 0; else InputError.
+    Source: torchvision's ColorJitter (blend to gray, not HSV's S as in kornia 0.4, and not one order per batch);
+    descriptor: AugSelf (Lee et al., NeurIPS 2021).
+    """
+
+    name = "color"
+    identity = torch.zeros(5)
+
+    def __init__(self, brightness: float, contrast: float, saturation: float, hue: float, p: float = 0.8) -> None:
+        super().__init__(p)
+        strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+        checked = [check_float(f"color.{k}", v, 0.0, 0.5 if k == "hue" else 1.0) for k, v in strengths.items()]
+        if not any(checked):
+            raise refuse("color strengths", tuple(checked), "at least one above 0")
+        self.widths = 2 * torch.tensor(checked)  # (4,): factor_max - factor_min
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        offsets = uniform((n, 4), -0.5, 0.5, generator)
+        offsets *= self.widths.to(offsets.device) > 0  # a sub-op of strength 0 has no parameter to tell
+        order = torch.randint(24, (n, 1), generator=generator, device=offsets.device)
+        return torch.cat([offsets, order.to(offsets.dtype)], dim=1)
+
+    def transform(self, images: Tensor, params: Tensor) -> Tensor:
+        # Three of the four sub-ops are blends x -> f x + (1 - f) gray, so one pass serves whichever of them each image
+        # is at. Images sorted by when their hue turn comes (before blend 0, 1 or 2, or last) are slices, not copies.
+        order = params[:, 4].long()
+        turn = HUE_TURN.to(order.device)[order]
+        by_turn = turn.argsort()
+        change = (params[:, :4] * self.widths.to(params.device))[by_turn]  # factor - 1 three times, shift in turns
+        blends = BLENDS.to(order.device)[order[by_turn]]
+        images = images.index_select(0, by_turn)
+        start = 0
+        for position, count in enumerate(turn.bincount(minlength=4).tolist()):
+            now = slice(start, start + count)
+            images[now] = shift_hue(images[now], change[now, HUE])
+            start += count
+            if position < 3:
+                kind = blends[:, position : position + 1]
+                blend_(images, kind, 1 + change.gather(1, kind))
+        return images.index_select(0, by_turn.argsort())
+
+
+class Grayscale(Op):
+    """All three channels replaced by .2989 R + .587 G + .114 B (ITU-R BT.601 luma): 1 if applied, else 0."""
+
+    name = "grayscale"
+    identity = torch.zeros(1)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        return torch.ones(n, 1, device=generator.device if generator is not None else None)
+
+    def transform(self, images: Tensor, params: Tensor) -> Tensor:
+        return gray(images).expand(-1, 3, -1, -1)
+
+
+def gray(images: Tensor) -> Tensor:
+    """(N, 1, H, W): .2989 R + .587 G + .114 B, torchvision's digits of BT.601."""
+    red, green, blue = images.split(1, dim=1)
+    return (red * 0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+
+
+def blend_(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
+    """In place: f x + (1 - f) t, clamped to [0, 1]; t is 0, mean gray or gray by `kind`, f is `factor`, (N, 1) each."""
+    own = gray(images)
+    mean = own.mean(dim=(1, 2, 3), keepdim=True)
+    factor, kind = factor[:, :, None, None], kind[:, :, None, None]
+    target = own.mul_((1 - factor) * (kind == SATURATION)).add_((1 - factor) * (kind == CONTRAST) * mean)
+    return images.mul_(factor).add_(target).clamp_(0, 1)
+
+
+def shift_hue(images: Tensor, shift: Tensor) -> Tensor:
+    """`images` (N, 3, H, W) with `shift` (N,) turns added to the hue of HSV; saturation and value stay.
+
+    With V = max, C = max - min and h the hue, channel R, G, B has its peak at h = 0, 1/3, 2/3 of a turn and is
+    V - C clamp(6 d - 1, 0, 1), d the distance from the peak round the circle, in turns: HSV's six cases in one line.
+    """
+    red, green, blue = images.unbind(1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    green_or_blue = torch.where(value == green, blue - red + 2 * chroma, red - green + 4 * chroma)
+    hue = torch.where(value == red, green - blue, green_or_blue)
+    hue.div_(6 * chroma + (chroma == 0)).add_(shift[:, None, None])  # gray: C = 0, any h will do
+    peak = torch.tensor([0, 1 / 3, 2 / 3], device=images.device).view(3, 1, 1)
+    distance = hue[:, None] - peak
+    distance.sub_(distance.round()).abs_()
+    return distance.mul_(6).sub_(1).clamp_(0, 1).mul_(-chroma[:, None]).add_(value[:, None])

@@ -1,0 +1,112 @@
+"""What an augmentation is: a name, a probability, an identity, and two separate steps, sample and apply.
+
+A new augmentation is one small class: set `name` and `identity`, write `sample` (how its parameters are drawn) and
+`transform` (what they do to a batch). Everything else (which images it is applied to, pairings, descriptors, audits)
+follows from these four.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mastlib.errors import check_float, refuse
+
+ROUNDING = 1e-5  # how far beyond [0, 1] an interpolation done elsewhere may have gone
+
+
+class Op(ABC):
+    """One augmentation with explicit parameters, a row per image, in the units AugSelf and CASSLE describe views in.
+
+    `p` in [0, 1] is the probability that an image is changed at all; where it is not, its row holds `identity` (p,).
+    Raises InputError where `p` is out of range. Source: AugSelf (Lee et al., NeurIPS 2021), section 3, "omega".
+    """
+
+    name: str
+    identity: Tensor
+
+    def __init__(self, p: float = 1.0) -> None:
+        self.p = check_float(f"{self.name}.p", p, 0.0, 1.0)
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Parameters (n, p) for `n` images that are changed, on the generator's device; `p` plays no part here."""
+
+    @abstractmethod
+    def transform(self, images: Tensor, params: Tensor) -> Tensor:
+        """Every one of `images` (N, 3, H, W), float32 in [0, 1], changed as its row of `params` (N, p) says."""
+
+    def apply(self, images: Tensor, params: Tensor) -> Tensor:
+        """`images` (N, 3, H, W), float in [0, 1] or uint8, under `params` (N, p): float32 in [0, 1]; deterministic.
+
+        Images whose row is the identity come back bit for bit. Raises InputError where a shape or range is wrong.
+        """
+        images = as_images(images)
+        return self.run(images, check_params(self, images, params))
+
+    def run(self, images: Tensor, params: Tensor) -> Tensor:
+        """`apply` without the checks, for input that has passed them."""
+        return on_rows(images, self.active(params), self.transform, params)
+
+    def active(self, params: Tensor) -> Tensor:
+        """Which rows of `params` (N, p) differ from the identity: (N,) bool."""
+        return (params != self.identity.to(params.device)).any(dim=1)
+
+
+def on_rows(images: Tensor, rows: Tensor, change: Callable[..., Tensor], *per_image: Tensor) -> Tensor:
+    """`images` with `change(images, *per_image)` in the rows where `rows` (N,) is true; the input stays untouched."""
+    index = rows.nonzero().squeeze(1)
+    if len(index) == 0:
+        return images
+    if len(index) == len(images):
+        return change(images, *per_image)
+    # index_select and index_copy move whole images; boolean masks would do the same several times slower.
+    changed = change(images.index_select(0, index), *(rest.index_select(0, index) for rest in per_image))
+    return images.index_copy(0, index, changed)
+
+
+def as_images(images: Tensor) -> Tensor:
+    """`images` (N, 3, H, W) as float32 in [0, 1]; uint8 is divided by 255. Raises InputError for anything else."""
+    accepted = "a tensor (N, 3, H, W), float in [0, 1] or uint8"
+    if not isinstance(images, Tensor):
+        raise refuse("images", type(images).__name__, accepted)
+    right_type = images.dtype == torch.uint8 or images.is_floating_point()
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:] or not right_type:
+        raise refuse("images", f"{tuple(images.shape)} {images.dtype}", accepted)
+    if images.dtype == torch.uint8:
+        return images.float().div_(255)
+    if len(images):
+        low, high = (bound.item() for bound in torch.aminmax(images))  # one pass, and NaN comes through as NaN
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+            raise refuse("images", f"values from {low:g} to {high:g}", accepted)
+    return images.float()
+
+
+def check_params(op: Op, images: Tensor, params: Tensor) -> Tensor:
+    """`params` on the images' device if they are (N, p) for these images, else InputError."""
+    shape = (len(images), len(op.identity))
+    if not isinstance(params, Tensor) or params.shape != shape:
+        found = tuple(params.shape) if isinstance(params, Tensor) else params
+        raise refuse(f"params[{op.name!r}]", found, f"a tensor of shape {shape}")
+    return params.to(images.device, torch.float32)
+
+
+def uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator | None) -> Tensor:
+    """U(low, high) of `shape` on the generator's device."""
+    device = generator.device if generator is not None else torch.device("cpu")
+    return torch.rand(shape, generator=generator, device=device).mul_(high - low).add_(low)
+
+
+def check_range(name: str, value: tuple[float, float], low: float, high: float) -> tuple[float, float]:
+    """`value` if it is a pair (a, b) with low <= a <= b <= high, else InputError."""
+    try:
+        first, last = value
+    except (TypeError, ValueError):
+        raise refuse(name, value, "a pair (low, high)") from None
+    pair = check_float(f"{name}[0]", first, low, high), check_float(f"{name}[1]", last, low, high)
+    if pair[0] > pair[1]:
+        raise refuse(name, value, "a pair (low, high) with low <= high")
+    return pair

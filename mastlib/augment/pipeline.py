@@ -1,0 +1,161 @@
+"""Several augmentations in a row, and pairs of views with known parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mastlib.augment.geometry import Geometry, RandomResizedCrop, warp
+from mastlib.augment.ops import Op, as_images, check_params, uniform
+from mastlib.errors import check_choice, check_int, refuse
+
+PAIRINGS = ("independent", "isolate_one")
+
+Params = dict[str, Tensor]  # name -> (N, p)
+Applied = dict[str, Tensor]  # name -> (N,) bool
+
+
+@dataclass  # not frozen: Fabric hands the fields on to its precision plugin by setting them on a copy
+class Views:
+    """V views of N images and everything that was done to make them; K augmentations, in the pipeline's order.
+
+    `images` (V, N, 3, H, W) float32 in [0, 1]. `params[name]` (V, N, p): see each op for units; the identity where it
+    was not applied. The crop is told in the source's frame: as seen in the view, x_c is 1 - x_c where flip = 1.
+    `applied[name]` (V, N) bool. `changed` (N,) long: index of the augmentation in which views 0 and 1 differ (the crop
+    besides it under `crop_always`), -1 where several may.
+    """
+
+    images: Tensor
+    params: Params
+    applied: Applied
+    changed: Tensor
+
+
+class Pipeline:
+    """`ops` in order; sampling and applying are apart, and `apply` is deterministic.
+
+    Raises InputError where there is no op or two have the same name.
+    """
+
+    def __init__(self, ops: Sequence[Op]) -> None:
+        self.ops = tuple(ops)
+        self.names = tuple(op.name for op in self.ops)
+        if not self.ops:
+            raise refuse("ops", [], "at least one augmentation")
+        if len(set(self.names)) < len(self.names):
+            raise refuse("ops", list(self.names), "augmentations with different names")
+
+    def without(self, name: str) -> Pipeline:
+        """The pipeline that lacks the augmentation `name`; InputError if it has none of that name or no other."""
+        check_choice("without", name, self.names)
+        return Pipeline([op for op in self.ops if op.name != name])
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Params, Applied]:
+        """Parameters name -> (n, p) and whether applied name -> (n,) bool, independent across images and ops."""
+        check_int("n", n, 0)
+        params, applied = {}, {}
+        for op in self.ops:
+            params[op.name], applied[op.name] = draw(op, n, generator)
+        return params, applied
+
+    def apply(self, images: Tensor, params: Params) -> Tensor:
+        """`images` (N, 3, H, W), float in [0, 1] or uint8, under `params` name -> (N, p): float32 in [0, 1].
+
+        Without a crop, the images keep their size. Raises InputError where a shape, a range or a name is wrong.
+        """
+        images = as_images(images)
+        for name in self.names:
+            check_choice("an augmentation's name", name, params)
+        rows = {op.name: check_params(op, images, params[op.name]) for op in self.ops}
+        for stage in stages(self.ops):
+            geometry = [op for op in stage if isinstance(op, Geometry)]
+            if geometry:
+                images = warp(geometry, images, [rows[op.name] for op in geometry])
+            else:
+                images = stage[0].run(images, rows[stage[0].name])
+        return images
+
+    def views(
+        self,
+        images: Tensor,
+        pairing: str = "independent",
+        generator: torch.Generator | None = None,
+        crop_always: bool = True,
+    ) -> Views:
+        """Two views of each of `images` (N, 3, H, W), float in [0, 1] or uint8.
+
+        `independent`: everything is drawn twice, the usual pair of self-supervised learning. `isolate_one`: view 1
+        has view 0's parameters except those of one augmentation, uniform over the pipeline for each image, which are
+        drawn anew and always differ; with `crop_always` the crop is drawn anew besides.
+        Raises InputError for another pairing, for bad images, and under `isolate_one` for an op that is never applied.
+        Source: MAST (Huang et al., ICLR 2023) for one invariance at a time; the pairing itself is our reading of it.
+        """
+        check_choice("pairing", pairing, PAIRINGS)
+        images = as_images(images)
+        first = self.sample(len(images), generator)
+        if pairing == "independent":
+            second, changed = self.sample(len(images), generator), torch.full((len(images),), -1)
+        else:
+            second, changed = self._isolate_one(*first, generator, crop_always)
+        both = [first, second]
+        return Views(
+            images=torch.stack([self.apply(images, params) for params, _ in both]),
+            params={k: torch.stack([params[k] for params, _ in both]).to(images.device) for k in self.names},
+            applied={k: torch.stack([applied[k] for _, applied in both]).to(images.device) for k in self.names},
+            changed=changed.to(images.device),
+        )
+
+    def _isolate_one(
+        self, params: Params, applied: Applied, generator: torch.Generator | None, crop_always: bool
+    ) -> tuple[tuple[Params, Applied], Tensor]:
+        """View 1's (parameters, whether applied), and the index of the augmentation in which it differs (N,)."""
+        some = next(iter(params.values()))
+        changed = torch.randint(len(self.ops), (len(some),), generator=generator, device=some.device)
+        new_params, new_applied = {}, {}
+        for k, op in enumerate(self.ops):
+            if op.p == 0:
+                raise refuse(f"{op.name}.p", op.p, "above 0 under pairing isolate_one, or a pipeline without it")
+            redraw = changed == k
+            if crop_always and isinstance(op, RandomResizedCrop):
+                redraw = torch.ones_like(redraw)
+            other = draw_other(op, params[op.name], applied[op.name], generator)
+            new_params[op.name] = torch.where(redraw[:, None], other[0], params[op.name])
+            new_applied[op.name] = torch.where(redraw, other[1], applied[op.name])
+        return (new_params, new_applied), changed
+
+
+def draw(op: Op, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """`n` rows of parameters (n, p), the identity where not applied, and whether applied (n,) with probability `p`."""
+    params = op.sample(n, generator)
+    applied = uniform((n,), 0.0, 1.0, generator) < op.p
+    return torch.where(applied[:, None], params, op.identity.to(params.device)), applied
+
+
+def draw_other(op: Op, params: Tensor, applied: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """As `draw`, but no row equals its row of `params` (n, p): where chance repeats it, the op goes on or off."""
+    always = op.sample(len(params), generator)
+    identity = op.identity.to(params.device)
+    on = uniform((len(params),), 0.0, 1.0, generator) < op.p
+    repeated = (torch.where(on[:, None], always, identity) == params).all(dim=1)
+    on = torch.where(repeated, ~applied, on)
+    return torch.where(on[:, None], always, identity), on
+
+
+def stages(ops: Sequence[Op]) -> list[list[Op]]:
+    """`ops` in groups that share one pass: neighbouring geometry, up to the next crop (its box is in its own input)."""
+    groups: list[list[Op]] = []
+    for op in ops:
+        joins = isinstance(op, Geometry) and not isinstance(op, RandomResizedCrop)
+        if joins and groups and isinstance(groups[-1][0], Geometry):
+            groups[-1].append(op)
+        else:
+            groups.append([op])
+    return groups
+
+
+def audit(views: Views) -> Tensor:
+    """Which augmentations' parameters differ between views 0 and 1: (N, K) bool, in the pipeline's order."""
+    return torch.stack([(pair[0] != pair[1]).any(dim=1) for pair in views.params.values()], dim=1)

@@ -1,0 +1,1 @@
+"""Images: the embedded bank, scenes drawn from it, pools to evaluate on."""

@@ -1,0 +1,156 @@
+"""Figures in one style: colour-blind safe, labelled axes, sizes for a printed column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+WIDTH = 7.2  # inches: the text width of the book and of a two-column page
+MARKERS = "osD^vPX*"  # beside colour, so that a figure reads in grey
+
+
+def style() -> None:
+    """Seaborn's white grid with its colour-blind palette, readable at print width, SVG-friendly text."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.85)
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "savefig.dpi": 200,
+            "figure.facecolor": "white",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "mastlib",  # the same figure gives the same file
+            "legend.frameon": False,
+        }
+    )
+
+
+def contact_sheet(images: Tensor, titles: Sequence[str] | None = None, columns: int = 12) -> Figure:
+    """A grid of images `(N, 3, S, S)`, uint8 or float in [0, 1], row by row, with a short title above each if given."""
+    rows = -(-len(images) // columns)
+    size = WIDTH / columns
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, rows * size * (1.28 if titles else 1.04)), squeeze=False)
+    for i, ax in enumerate(axes.flat):
+        ax.axis("off")
+        if i < len(images):
+            ax.imshow(images[i].permute(1, 2, 0).numpy(), interpolation="nearest")
+            if titles:
+                ax.set_title(titles[i], fontsize=6, pad=2)
+    figure.subplots_adjust(0, 0, 1, 0.97 if titles else 1, 0.06, 0.3 if titles else 0.06)
+    return figure
+
+
+def intervals(frame: pd.DataFrame, group: str, label: str, order: Sequence[str], text: str) -> Figure:
+    """Means with 95% intervals: one line per `group` value (a task), one mark per `label` value (a method).
+
+    `frame` has the columns `group`, `label`, `mean`, `low`, `high` (the last two NaN where n is 1); `text` labels the x axis.
+    """
+    groups = list(dict.fromkeys(frame[group]))
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.5 * len(groups) + 1.1), layout="constrained")
+    offsets = np.linspace(0.32, -0.32, len(order)) if len(order) > 1 else [0.0]
+    places = np.arange(len(groups))[::-1]
+    for name, offset, marker, colour in zip(order, offsets, MARKERS, sns.color_palette("colorblind"), strict=False):
+        part = frame[frame[label] == name].set_index(group).reindex(groups)
+        _whiskers(ax, part, places + offset, fmt=marker, color=colour, label=name)
+    ax.set_yticks(places, groups)
+    ax.set(xlabel=text)
+    ax.grid(axis="y", visible=False)
+    for border in places[:-1] - 0.5:
+        ax.axhline(border, color="0.85", lw=0.8)
+    figure.legend(loc="outside upper center", ncols=min(3, len(order)))
+    return figure
+
+
+def effects(frame: pd.DataFrame, group: str, label: str, order: Sequence[str], text: str) -> Figure:
+    """Differences with 95% intervals around zero: a panel per `label` value (a comparison), a line per `group` value."""
+    groups = list(dict.fromkeys(frame[group]))
+    figure, axes = plt.subplots(
+        1, len(order), figsize=(WIDTH, 0.26 * len(groups) + 1.1), sharey=True, layout="constrained", squeeze=False
+    )
+    places = np.arange(len(groups))[::-1]
+    for ax, name, marker, colour in zip(axes.flat, order, MARKERS, sns.color_palette("colorblind"), strict=False):
+        part = frame[frame[label] == name].set_index(group).reindex(groups)
+        ax.axvline(0, color="0.4", lw=1)
+        _whiskers(ax, part, places, fmt=marker, color=colour)
+        ax.set_yticks(places, groups)
+        ax.set_title(name, fontsize=8)
+    figure.supxlabel(text, fontsize=9)
+    return figure
+
+
+def _whiskers(ax: Axes, part: pd.DataFrame, y: np.ndarray, **look: Any) -> None:
+    """Marks at `mean` with whiskers from `low` to `high`, none where those are NaN."""
+    spread = np.nan_to_num(np.stack([part["mean"] - part["low"], part["high"] - part["mean"]]))
+    ax.errorbar(part["mean"], y, xerr=spread, ms=4.5, lw=1.3, capsize=2, **look)
+
+
+def curves(frame: pd.DataFrame, columns: dict[str, str], hue: str, order: Sequence[str]) -> Figure:
+    """Training curves over epochs: one panel for each of `columns` (name -> axis label), mean and range over seeds."""
+    figure, axes = plt.subplots(1, len(columns), figsize=(WIDTH, 2.6), layout="constrained", squeeze=False)
+    for ax, (name, text) in zip(axes.flat, columns.items(), strict=True):
+        shown = frame[["epoch", hue, name]].dropna()
+        sns.lineplot(
+            shown, x="epoch", y=name, hue=hue, hue_order=order, style=hue, style_order=order, ax=ax,
+            errorbar=("pi", 100), legend=ax is axes.flat[0],
+        )  # fmt: skip
+        ax.set(xlabel="epoch", ylabel=text)
+    handles, names = axes.flat[0].get_legend_handles_labels()
+    axes.flat[0].get_legend().remove()
+    figure.legend(handles, names, loc="outside upper center", ncols=min(4, len(order)))
+    return figure
+
+
+def mask_map(masks: Tensor, names: Sequence[str], ax: Axes | None = None) -> Figure:
+    """Masks `(K, D)` as a heat map, dimensions sorted by the augmentation that keeps them most, then by its value."""
+    values = masks.numpy()
+    order = np.lexsort((-values.max(axis=0), values.argmax(axis=0)))
+    if ax is None:
+        _, ax = plt.subplots(figsize=(WIDTH, 0.36 * len(names) + 0.9), layout="constrained")
+    sns.heatmap(
+        values[:, order], vmin=0, vmax=1, cmap="cividis", ax=ax, yticklabels=list(names), xticklabels=False,
+        cbar_kws={"label": "mask value", "pad": 0.02},
+    )  # fmt: skip
+    ax.set(xlabel=f"{values.shape[1]} embedding dimensions, sorted", ylabel="")
+    ax.tick_params(axis="y", rotation=0)
+    figure = ax.get_figure()
+    assert isinstance(figure, Figure)
+    return figure
+
+
+def matrix(values: pd.DataFrame, label: str, limits: tuple[float, float]) -> Figure:
+    """A small labelled matrix with its numbers written in, colours between `limits`."""
+    figure, ax = plt.subplots(figsize=(0.62 * WIDTH, 0.5 * WIDTH), layout="constrained")
+    sns.heatmap(
+        values, annot=True, fmt=".2f", vmin=limits[0], vmax=limits[1], cmap="cividis", square=True, ax=ax,
+        cbar_kws={"label": label},
+    )  # fmt: skip
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def change_map(values: pd.DataFrame, label: str) -> Figure:
+    """A matrix of changes with its numbers written in, blue for worse and orange for better, white at no change."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.34 * len(values) + 0.8), layout="constrained")
+    limit = float(np.nanmax(np.abs(values.to_numpy())))
+    sns.heatmap(
+        values, annot=True, fmt="+.3f", center=0, vmin=-limit, vmax=limit, ax=ax, cbar_kws={"label": label},
+        cmap=sns.diverging_palette(245, 40, s=85, l=58, as_cmap=True),
+    )  # fmt: skip
+    ax.set(xlabel="made invariant to", ylabel="")
+    ax.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def object_colours(count: int) -> list[tuple[float, float, float]]:
+    """`count` colours that tell objects apart, RGB in [0, 1]."""
+    return [tuple(colour) for colour in sns.color_palette("colorblind", count)]

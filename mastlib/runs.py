@@ -1,0 +1,260 @@
+"""The run store: a finished run is a folder that appears whole, is found by what it computes, and is made once."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from mastlib.closure import combine
+from mastlib.errors import InputError, check_choice, refuse
+from mastlib.files import atomic, disk, outputs_dir, write_text
+from mastlib.locks import alone
+from mastlib.provenance import git_state, hardware, versions
+from mastlib.spec import RunSpec
+
+FINISHED = ("ok", "collapsed", "diverged")  # statuses of a run that came to an end; "interrupted" is the fourth
+PARTS = ("backbone", "method")
+
+
+def run_id(spec: RunSpec, data: str, closure: Mapping[str, str]) -> str:
+    """16 hexadecimal digits that stand for the whole spec, the data's fingerprint and the code (see `source_closure`).
+
+    Raises InputError while `precision` or `memory_format` is "auto": what runs must be known.
+    """
+    for name in ("precision", "memory_format"):
+        if getattr(spec, name) == "auto":
+            raise refuse(name, "auto", "a resolved value, for a run's identity depends on it")
+    return _identity(spec.to_dict(), data, combine(closure))
+
+
+def _identity(spec: Mapping[str, Any], data: str, code: str) -> str:
+    return hashlib.sha256(_json({"spec": spec, "data": data, "code": code}).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: `info` is run.json (status, versions, device, seed, times, ...); files are read on demand.
+
+    Everything read is checked against the sha256 in run.json; raises InputError that names a damaged file.
+    """
+
+    id: str
+    folder: Path
+    spec: RunSpec
+    info: dict[str, Any]
+
+    def metrics(self) -> pd.DataFrame:
+        """One row per `log` of the training loop; numbers are those that were logged, to the last bit."""
+        text = _verified(self.folder / "metrics.csv", self.info)
+        return pd.read_csv(io.BytesIO(text), float_precision="round_trip") if text else pd.DataFrame()
+
+    def weights(self, part: str) -> dict[str, Tensor]:
+        """The state dict of "backbone" (what transfers) or of "method" (all of it), on the CPU."""
+        name = check_choice("part", part, PARTS) + ".safetensors"
+        return safetensors.torch.load(_verified(self.folder / name, self.info))
+
+
+class RunStore:
+    """The runs under `root`, by default `outputs/runs`. There is no index: folders are all there is."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = (root or outputs_dir() / "runs").absolute()
+
+    def folder(self, identity: str) -> Path:
+        """Where the finished run lies, or would lie."""
+        if not re.fullmatch("[0-9a-f]{16}", identity):
+            raise refuse("run id", identity, "16 hexadecimal digits")
+        return self.root / identity
+
+    def finished(self, identity: str) -> Run | None:
+        """The finished run, or None; a damaged one counts as not finished, with a warning that names the file."""
+        folder = self.folder(identity)
+        if not folder.is_dir():
+            return None
+        try:
+            return _read(folder)
+        except InputError as error:
+            warnings.warn(f"run {identity} counts as not finished: {error}", stacklevel=2)
+            return None
+
+    def runs(self) -> pd.DataFrame:
+        """One row per finished run, oldest first: run_id, status, finished, seconds, and every field of its spec."""
+        names = [path.name for path in self.root.glob("*") if re.fullmatch("[0-9a-f]{16}", path.name)]
+        found = [run for run in map(self.finished, sorted(names)) if run is not None]
+        columns = ["run_id", "status", "finished", "seconds"]
+        rows = [{name: run.info.get(name) for name in columns} | vars(run.spec) for run in found]
+        table = pd.DataFrame(rows, columns=[*columns, *RunSpec.__dataclass_fields__])
+        return table.sort_values(["finished", "run_id"], ignore_index=True)
+
+    @contextlib.contextmanager
+    def writer(self, identity: str, spec: RunSpec, *, data: str, closure: Mapping[str, str]) -> Iterator[RunWriter]:
+        """The only writer of a run, among all processes that share this folder; others wait here for it to end.
+
+        Where the run is there by then, `writer.finished` is that run and nothing is to be done. If the block fails or
+        ends without `finish`, the working folder's run.json says "interrupted", and the next writer starts anew.
+        Raises InputError where the disk is full or cannot be written.
+        """
+        if identity != run_id(spec, data, closure):
+            raise refuse("run id", identity, "the identity of this spec, data and code")
+        with alone(self.folder(identity)):
+            writer = RunWriter(self.folder(identity), spec, data, closure, self.finished(identity))
+            try:
+                yield writer
+                writer.interrupted("ended before it was finished")
+            except BaseException as error:
+                writer.interrupted(f"{type(error).__name__}: {error}")
+                raise
+
+
+class RunWriter:
+    """A run in the making, in `.<run id>.partial` beside the finished ones; made by `RunStore.writer`.
+
+    `resume/` in the working folder is reserved for the state that a killed run continues from.
+    """
+
+    def __init__(
+        self, target: Path, spec: RunSpec, data: str, closure: Mapping[str, str], finished: Run | None
+    ) -> None:
+        self.target, self.finished = target, finished
+        self.folder = target.with_name(f".{target.name}.partial")
+        self._columns: list[str] | None = None
+        self._begun = time.monotonic()
+        if finished is not None:
+            return
+        with disk(self.folder):
+            if self.folder.exists():
+                shutil.rmtree(self.folder)  # of a process that died: this one holds the lock
+            self.folder.mkdir()
+            (self.folder / "metrics.csv").touch()
+        write_text(self.folder / "spec.json", _json(spec.to_dict(), indent=2))
+        self._info = {
+            "run_id": target.name, "seed": spec.seed, "data": data, "code": combine(closure), "closure": dict(closure),
+            "started": _now(), "git": git_state(), "versions": versions(), "hardware": hardware(),
+            "threads": torch.get_num_threads(),
+        }  # fmt: skip
+
+    def log(self, **scalars: Any) -> None:
+        """Add a row to metrics.csv, readable at once. The first row names the columns; None leaves a cell empty.
+
+        Raises InputError for other columns than the first row's.
+        """
+        columns = self._columns or list(scalars)
+        if set(columns) != set(scalars):
+            raise refuse("metrics", list(scalars), f"the columns of the first row: {', '.join(columns)}")
+        row = [value.item() if hasattr(value, "item") else value for value in (scalars[name] for name in columns)]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([row] if self._columns else [columns, row])
+        path = self.folder / "metrics.csv"
+        with disk(path), open(path, "a", encoding="utf-8", newline="") as handle:  # closing it flushes
+            handle.write(text.getvalue())
+        self._columns = columns
+
+    def finish(
+        self, status: str, info: Mapping[str, Any], *, backbone: Mapping[str, Tensor], method: Mapping[str, Tensor]
+    ) -> Run:
+        """Store both state dicts and run.json, and give the folder its name: from here on the run is finished.
+
+        `info` joins what the writer knows itself (git state, versions, seed, ...) and may say `seconds` better.
+        Raises InputError for an unknown status, an `info` that contradicts the writer, or a disk that is full.
+        """
+        check_choice("status", status, FINISHED)
+        clash = sorted({"status", "finished", "files", *self._info} & set(info))
+        if clash:
+            raise refuse("info", clash, "names that the store does not write itself")
+        for part, state in zip(PARTS, (backbone, method), strict=True):
+            # A copy each, because safetensors takes no memory that two tensors share; bytes, because its own writing
+            # does not say that a disk is full.
+            plain = {k: state[k].detach().cpu().clone(memory_format=torch.contiguous_format) for k in sorted(state)}
+            with atomic(self.folder / f"{part}.safetensors") as path:
+                path.write_bytes(safetensors.torch.save(plain))
+        files = {}
+        for name in ("spec.json", "metrics.csv", *(f"{part}.safetensors" for part in PARTS)):
+            with disk(self.folder / name), open(self.folder / name, "rb") as handle:
+                os.fsync(handle.fileno())
+                digest = hashlib.file_digest(handle, "sha256").hexdigest()
+                files[name] = {"sha256": digest, "bytes": handle.tell()}
+        self._end(status, **{"seconds": time.monotonic() - self._begun, **info, "files": files})
+        with disk(self.target):
+            if self.target.exists():
+                shutil.rmtree(self.target)  # a damaged run, which this one replaces
+            self.folder.rename(self.target)
+        self.finished = _read(self.target)
+        return self.finished
+
+    def interrupted(self, reason: str) -> None:
+        """Say in the working folder's run.json, if the disk lets us, that the run did not end; nothing if it did."""
+        if self.finished is None:
+            with contextlib.suppress(InputError):
+                self._end("interrupted", reason=reason)
+
+    def _end(self, status: str, **more: Any) -> None:
+        info = {**self._info, "status": status, "finished": _now(), **more}
+        write_text(self.folder / "run.json", _json(info, indent=2))
+
+
+def _read(folder: Path) -> Run:
+    """The run in `folder`; raises InputError that names what is missing or damaged."""
+    try:
+        info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        for name, facts in info["files"].items():
+            if (folder / name).stat().st_size != facts["bytes"]:
+                raise InputError(f"{folder / name} is damaged (its size is not the recorded one)")
+        spec = json.loads(_verified(folder / "spec.json", info))
+        if info["status"] not in FINISHED or _identity(spec, info["data"], info["code"]) != folder.name:
+            raise InputError(f"{folder / 'run.json'} is damaged (it describes another run)")
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder / 'run.json'} is damaged ({type(error).__name__})") from None
+    return Run(folder.name, folder, RunSpec.from_dict(spec), info)
+
+
+def _verified(path: Path, info: Mapping[str, Any]) -> bytes:
+    """The file's bytes, if they are those that run.json records."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); delete its folder and run again") from None
+    if hashlib.sha256(content).hexdigest() != info["files"][path.name]["sha256"]:
+        raise InputError(f"{path} is damaged (its sha256 is not the recorded one); delete its folder and run again")
+    return content
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    """JSON with sorted keys; NumPy's and torch's numbers as plain ones; null for nan and infinity, which JSON lacks."""
+
+    def plain(item: Any) -> Any:
+        if isinstance(item, Mapping):
+            return {str(key): plain(inner) for key, inner in item.items()}
+        if isinstance(item, list | tuple):
+            return [plain(inner) for inner in item]
+        if hasattr(item, "item"):
+            return plain(item.item())
+        return None if isinstance(item, float) and not math.isfinite(item) else item
+
+    return json.dumps(plain(value), sort_keys=True, indent=indent, allow_nan=False, default=str)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

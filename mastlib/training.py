@@ -1,0 +1,239 @@
+"""The training loop: a spec becomes a finished run, once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+try:
+    from lightning.fabric import Fabric
+except ImportError:  # the same class from its own, smaller package
+    from lightning_fabric import Fabric
+
+from mastlib.augment.pipeline import Pipeline
+from mastlib.augment.presets import get_pipeline
+from mastlib.closure import source_closure
+from mastlib.data import bank
+from mastlib.data.pools import load_pool, pretraining_images
+from mastlib.evaluate.features import extract
+from mastlib.files import outputs_dir, write_text
+from mastlib.methods import MODULES, build_method
+from mastlib.methods.base import Method, layout_of
+from mastlib.models.backbones import build_backbone
+from mastlib.monitors import collapsed, effective_rank, knn_accuracy
+from mastlib.optim import build_optimizer, learning_rate, set_learning_rate, trainable
+from mastlib.progress import bar
+from mastlib.runs import Run, RunStore, RunWriter, run_id
+from mastlib.spec import RunSpec
+
+MONITOR_IMAGES = (
+    4096  # of the objects pool, training and validation concepts only: the test concepts are never looked at
+)
+CLEARLY_FASTER = 0.85  # a precision replaces the plainer one only when its step takes at most this share of the time
+
+
+def resolve(spec: RunSpec) -> RunSpec:
+    """`spec` with "auto" precision and memory format decided by timing a few steps of its backbone on this machine.
+
+    The choice is remembered under `outputs/cache`, so one machine decides once and a spec keeps its run identity.
+    """
+    if "auto" not in (spec.precision, spec.memory_format):
+        return spec
+    device = Fabric(accelerator="auto", devices=1).device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    question = [name, torch.__version__, torch.get_num_threads(), spec.backbone, spec.width, spec.stem, spec.image_size]
+    key = hashlib.sha256(json.dumps([*question, spec.precision, spec.memory_format]).encode()).hexdigest()[:16]
+    path = outputs_dir() / "cache" / f"precision-{key}.json"
+    if path.is_file():
+        return spec.replace(**json.loads(path.read_text()))
+    options = [
+        (precision, memory_format)
+        for memory_format in ("contiguous", "channels_last")
+        for precision in ("fp32", "bf16")
+        if spec.precision in ("auto", precision) and spec.memory_format in ("auto", memory_format)
+    ]
+    best, best_seconds = options[0], math.inf
+    for option in options:
+        seconds = _step_seconds(spec, device, *option)
+        if seconds < best_seconds * (CLEARLY_FASTER if best_seconds < math.inf else 1):
+            best, best_seconds = option, seconds
+    answer = {"precision": best[0], "memory_format": best[1]}
+    write_text(path, json.dumps(answer))
+    return spec.replace(**answer)
+
+
+def _step_seconds(spec: RunSpec, device: torch.device, precision: str, memory_format: str) -> float:
+    """Seconds of one forward and backward pass of the spec's backbone, the best of three."""
+    layout = layout_of(memory_format)
+    with torch.random.fork_rng(devices=[]):
+        net = build_backbone(spec.backbone, spec.width, spec.stem).to(device).to(memory_format=layout)
+    images = torch.zeros(min(spec.batch_size, 128), 3, spec.image_size, spec.image_size, device=device)
+    images = images.contiguous(memory_format=layout)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            out = net(images)
+        out.float().square().mean().backward()
+        float(out[0, 0])  # waits for an asynchronous device
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+class Diverged(ArithmeticError):
+    """A loss or gradient was not finite: the step and the part that broke."""
+
+
+@dataclass
+class Monitors:
+    """Images of the objects pool to watch features on, with the categories of training and validation concepts."""
+
+    images: Tensor
+    labels: Tensor
+    query: Tensor
+
+    @classmethod
+    def load(cls, size: int) -> Monitors:
+        pool = load_pool("objects", size, limit=MONITOR_IMAGES)
+        keep = ((pool.table["split"] != "test") & pool.table["category"].notna()).to_numpy()
+        table = pool.table[keep]
+        labels = torch.tensor(table["category"].astype("category").cat.codes.to_numpy(), dtype=torch.long)
+        query = torch.tensor((table["split"] == "val").to_numpy())
+        return cls(pool.images[torch.tensor(keep)], labels, query)
+
+    def read(self, backbone: torch.nn.Module) -> dict[str, float]:
+        """`rank`: effective rank of the features; `knn`: 1-NN accuracy of validation concepts on category."""
+        features = extract(backbone, self.images)
+        memory, query = ~self.query, self.query
+        knn = knn_accuracy(features[memory], self.labels[memory], features[query], self.labels[query])
+        return {"rank": effective_rank(features[:1024] - features[:1024].mean(0)), "knn": knn}
+
+
+def batches(seed: int, epoch: int, images: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Full batches `(batch_size, 3, S, S)` uint8 of one epoch, in an order that is a function of (seed, epoch) alone."""
+    order = torch.randperm(len(images), generator=generator(seed, epoch))
+    for start in range(0, len(order) - batch_size + 1, batch_size):
+        yield images[order[start : start + batch_size].sort().values]
+
+
+def generator(*numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A random generator seeded by a hash of `numbers`, such as (seed, epoch, step): a run can be continued anywhere."""
+    digest = hashlib.sha256(":".join(map(str, numbers)).encode()).digest()
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "little") % 2**63)
+
+
+def fit(spec: RunSpec, *, progress: bool = True, store: RunStore | None = None) -> Run:
+    """The finished run of `spec`: read from the store if it is there, trained if not.
+
+    The status in `run.info` is "ok", "collapsed" (`monitors.collapsed`) or "diverged" (a loss or gradient that is not
+    finite ends the run; `run.info["reason"]` names step and part). Two processes that ask for one run train it once.
+    Raises InputError before any training where the spec cannot be run.
+    """
+    spec, store = resolve(spec), store or RunStore()
+    pipeline = get_pipeline(spec.augmentations, spec.image_size, without=spec.without)
+    closure = source_closure("mastlib.training", MODULES[spec.method])
+    identity = run_id(spec, bank.fingerprint(), closure)
+    finished = store.finished(identity)
+    if finished is not None:
+        return finished
+    with store.writer(identity, spec, data=bank.fingerprint(), closure=closure) as writer:
+        if writer.finished is not None:  # another process trained it while this one waited
+            return writer.finished
+        _train(spec, pipeline, writer, progress)
+    run = store.finished(identity)
+    assert run is not None
+    return run
+
+
+def _train(spec: RunSpec, pipeline: Pipeline, writer: RunWriter, progress: bool) -> None:
+    """Train `spec` from its first step to its last, or to the first loss or gradient that is not finite."""
+    images = pretraining_images(spec.data, spec.images, spec.image_size)
+    monitors = Monitors.load(spec.image_size)
+    fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed" if spec.precision == "bf16" else "32-true")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        method = build_method(spec, pipeline.names)
+    method.to(memory_format=layout_of(spec.memory_format))
+    wrapped, optimizer = fabric.setup(method, build_optimizer(method, spec))
+    steps = spec.images // spec.batch_size
+    status, reason, watched, training_seconds = "ok", "", {"rank": math.nan, "knn": math.nan}, 0.0
+    with bar(spec.epochs * steps, f"{spec.method} seed {spec.seed}", show=progress) as shown:
+        for epoch in range(spec.epochs):
+            start = time.perf_counter()
+            method.train()
+            sums: dict[str, float] = {}
+            try:
+                for position, batch in enumerate(batches(spec.seed, epoch, images, spec.batch_size)):
+                    step = epoch * steps + position
+                    set_learning_rate(optimizer, learning_rate(spec, step, steps))
+                    views = pipeline.views(
+                        batch.to(fabric.device),
+                        pairing=spec.pairing,
+                        crop_always=spec.crop_always,
+                        generator=generator(spec.seed, epoch, step, device=fabric.device),
+                    )
+                    parts = wrapped(views, step)
+                    optimizer.zero_grad()
+                    fabric.backward(parts["loss"])
+                    values = _finite(method, parts, step)
+                    optimizer.step()
+                    sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
+                    shown.update()
+            except Diverged as problem:
+                status, reason = "diverged", str(problem)
+            training_seconds += time.perf_counter() - start
+            if status == "diverged":
+                break
+            last = epoch == spec.epochs - 1
+            due = last or (spec.knn_every > 0 and (epoch + 1) % spec.knn_every == 0)
+            watched = monitors.read(method.backbone) if due else {"rank": math.nan, "knn": math.nan}
+            means = {name: total / steps for name, total in sums.items()}
+            lr = learning_rate(spec, (epoch + 1) * steps, steps)
+            rate = spec.images * (epoch + 1) / training_seconds
+            writer.log(epoch=epoch + 1, lr=lr, **means, **watched, seconds=training_seconds, images_per_second=rate)
+            shown.set_postfix_str(f"loss {means['loss']:.3f}", refresh=False)
+    if status == "ok" and collapsed(means["embedding_std"], watched["rank"]):
+        status, reason = (
+            "collapsed",
+            f"embedding std {means['embedding_std']:.3f}, effective rank {watched['rank']:.2f}",
+        )
+    info = {
+        "reason": reason,
+        "device": str(fabric.device),
+        "augmentations": list(pipeline.names),
+        "seconds": training_seconds,
+        "images_per_second": spec.images * spec.epochs / training_seconds if status != "diverged" else math.nan,
+        "peak_memory": _peak_memory(fabric.device),
+        "parameters": sum(p.numel() for p in method.parameters()),
+        "backbone_parameters": sum(p.numel() for p in method.backbone.parameters()),
+    }
+    writer.finish(status, info, backbone=method.backbone.state_dict(), method=method.state_dict())
+
+
+def _finite(method: Method, parts: dict[str, Tensor], step: int) -> dict[str, float]:
+    """The parts as numbers; raises Diverged where one, or the gradient's norm, is not finite."""
+    values = {name: float(value.detach()) for name, value in parts.items()}
+    values["gradient_norm"] = float(
+        torch.nn.utils.get_total_norm([p.grad for p in trainable(method) if p.grad is not None])
+    )
+    broken = [name for name, value in values.items() if not math.isfinite(value)]
+    if broken:
+        raise Diverged(f"step {step}: {', '.join(broken)} not finite")
+    return values
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the device where it is a GPU, else this process's largest resident size so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

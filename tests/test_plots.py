@@ -1,0 +1,66 @@
+"""Figures show what they are given: every group, every arm, every number, labelled."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mastlib import plots
+
+ROWS = pd.DataFrame(
+    [(t, a, m, m - 0.1, m + 0.2) for t, m in (("tone", 0.5), ("flag", 0.3)) for a in ("x", "y")],
+    columns=["task", "arm", "mean", "low", "high"],
+)
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    plots.style()
+    yield
+    plt.close("all")
+
+
+def test_intervals_reach_from_low_to_high():
+    figure = plots.intervals(ROWS, "task", "arm", ["x", "y"], "score")
+    ax = figure.axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["tone", "flag"]
+    ends = np.array(ax.containers[0].lines[2][0].get_segments())[:, :, 0]
+    np.testing.assert_allclose(ends, [[0.4, 0.7], [0.2, 0.5]])
+    assert ax.get_xlabel() == "score"
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["x", "y"]
+
+
+def test_one_seed_has_a_mark_and_no_whisker():
+    figure = plots.intervals(ROWS.assign(low=np.nan, high=np.nan), "task", "arm", ["x", "y"], "score")
+    ends = np.array(figure.axes[0].containers[0].lines[2][0].get_segments())[:, :, 0]
+    assert (np.diff(ends) == 0).all()
+
+
+def test_effects_have_a_panel_per_comparison():
+    figure = plots.effects(ROWS, "task", "arm", ["x", "y"], "difference")
+    assert [ax.get_title() for ax in figure.axes] == ["x", "y"]
+
+
+def test_mask_map_sorts_dimensions_and_loses_none():
+    masks = torch.rand(3, 40, generator=torch.Generator().manual_seed(0))
+    figure = plots.mask_map(masks, ["a", "b", "c"])
+    shown = figure.axes[0].collections[0].get_array().reshape(3, 40)
+    assert (np.diff(shown.argmax(0)) >= 0).all()
+    np.testing.assert_allclose(np.sort(shown.ravel()), np.sort(masks.numpy().ravel()))
+
+
+def test_curves_and_maps_draw_every_series():
+    frame = pd.DataFrame([(e, a, s, e * 1.0) for e in (1, 2) for a in "xy" for s in (0, 1)], columns=["epoch", "arm", "seed", "loss"])
+    figure = plots.curves(frame, {"loss": "the loss"}, "arm", ["x", "y"])
+    assert figure.axes[0].get_ylabel() == "the loss" and len(figure.legends[0].get_texts()) == 2
+    wide = pd.DataFrame([[0.1, -0.2], [0.0, 0.3]], index=["t", "u"], columns=["p", "q"])
+    texts = {t.get_text() for t in plots.change_map(wide, "change").axes[0].texts}
+    assert texts == {"+0.100", "-0.200", "+0.000", "+0.300"}
+    assert {t.get_text() for t in plots.matrix(wide, "cosine", (-1, 1)).axes[0].texts} == {"0.10", "-0.20", "0.00", "0.30"}
+
+
+def test_contact_sheet_has_a_cell_for_each_image():
+    figure = plots.contact_sheet(torch.rand(5, 3, 4, 4), titles=list("abcde"), columns=3)
+    assert sum(bool(ax.images) for ax in figure.axes) == 5
+    assert len(set(plots.object_colours(5))) == 5

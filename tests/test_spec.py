@@ -1,0 +1,141 @@
+"""A spec is complete, typed and checked; its errors name the field, the value and what is accepted."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from mastlib.augment.pipeline import PAIRINGS
+from mastlib.augment.presets import list_presets
+from mastlib.errors import InputError
+from mastlib.methods import MODULES
+from mastlib.models.backbones import BACKBONES, STEMS
+from mastlib.spec import RunSpec
+
+FIELDS = {field.name: field for field in dataclasses.fields(RunSpec)}
+WORDS = [None, 1, True, ["x"], "no such word"]
+INTEGERS = [None, "3", 1.0, True, -1, 2**40, [1]]
+NUMBERS = [None, "3", True, -1.0, float("nan"), float("inf"), 1e9, [1.0]]
+LISTS = [None, "word", 3, {"a": 1}, [1.5], [True]]
+BAD = {str: WORDS, int: INTEGERS, float: NUMBERS, tuple: LISTS, bool: [None, 0, 1, "yes", 1.0]}
+MAST = {"method": "mast", "pairing": "isolate_one"}
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, f in FIELDS.items() for v in BAD[type(f.default)]])
+def test_bad_values_are_refused_by_name(name, value):
+    with pytest.raises(InputError) as refusal:
+        RunSpec(**{name: value})
+    message = str(refusal.value)
+    assert message.startswith(name)
+    assert "\n" not in message
+    shown = value[0] if isinstance(value, list) and message.startswith(f"{name}[0]") else value
+    assert f"= {shown!r} cannot be used; accepted: " in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("images", 63), ("images", 10_000_001), ("image_size", 15), ("image_size", 513), ("width", 3), ("width", 257),
+        ("epochs", 0), ("batch_size", 1), ("lr", 0), ("mask_init", 0.0), ("mask_init", 1.0), ("mask_power", 3),
+        ("expander", []), ("expander", [0, 5]), ("without", [""]), ("seed", -1), ("seed", 2**32),
+    ],
+)  # fmt: skip
+def test_bounds(name, value):
+    with pytest.raises(InputError, match=f"^{name}.* cannot be used; accepted: "):
+        RunSpec(**{name: value})
+
+
+def test_every_field_says_what_it_is_what_it_takes_and_where_it_is_from():
+    for name, field in FIELDS.items():
+        for key in ("doc", "accepted", "source"):
+            assert len(field.metadata[key]) > 2, (name, key)
+        assert "Source" not in field.metadata["doc"]
+
+
+def test_reference_text_is_the_words_of_the_error():
+    for name, field in FIELDS.items():
+        with pytest.raises(InputError) as refusal:
+            RunSpec(**{name: None})
+        assert str(refusal.value) == f"{name} = None cannot be used; accepted: {field.metadata['accepted']}"
+
+
+def test_choices_are_those_of_the_modules_that_act_on_them():
+    expected = {"method": MODULES, "backbone": BACKBONES, "stem": STEMS, "pairing": PAIRINGS}
+    for name, choices in (expected | {"augmentations": list_presets()}).items():
+        assert set(FIELDS[name].metadata["accepted"].split(", ")) == set(choices)
+
+
+def test_defaults_are_vicregs():
+    """Bardes, Ponce, LeCun 2022, section 4.2."""
+    spec = RunSpec()
+    assert (spec.method, spec.backbone, spec.expander) == ("vicreg", "resnet50", (8192, 8192, 8192))
+    assert (spec.invariance_weight, spec.variance_weight, spec.covariance_weight) == (25, 25, 1)
+    assert (spec.optimizer, spec.lr, spec.weight_decay, spec.warmup_epochs) == ("lars", 0.2, 1e-6, 10)
+    assert (spec.batch_size, spec.epochs) == (2048, 1000)
+
+
+def test_values_are_kept_in_one_form():
+    spec = RunSpec(expander=[64, np.int64(32)], without=["flip", "color", "flip"], lr=1, images=np.int32(4096))
+    assert spec.expander == (64, 32)
+    assert spec.without == ("color", "flip")
+    assert type(spec.lr) is float
+    assert type(spec.images) is type(spec.expander[1]) is int
+    assert spec == RunSpec(expander=(64, 32), without=("color", "flip"), lr=1.0, images=4096)
+    assert hash(spec) == hash(spec.replace())
+
+
+def test_a_spec_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunSpec().seed = 1
+
+
+def test_to_dict_is_json_and_comes_back():
+    spec = RunSpec(**MAST, expander=(64, 64), without=("color",), mask_lr=10, lr=0.1 + 0.2, seed=3, precision="bf16")
+    values = json.loads(json.dumps(spec.to_dict()))
+    assert values == spec.to_dict()
+    assert list(values) == list(FIELDS)
+    assert RunSpec.from_dict(values) == spec
+
+
+def test_unknown_names_are_refused_with_close_ones():
+    with pytest.raises(InputError, match=r"unknown setting batchsize = 64; did you mean batch_size\?"):
+        RunSpec.from_dict({"batchsize": 64})
+    with pytest.raises(InputError, match=r"unknown setting zzz = 1; known: method, data"):
+        RunSpec.from_dict({"zzz": 1})
+    with pytest.raises(InputError, match="mask_pwr"):
+        RunSpec().replace(mask_pwr=1)
+
+
+def test_replace_changes_what_it_names_and_checks_it():
+    assert RunSpec().replace(seed=5) == RunSpec(seed=5)
+    with pytest.raises(InputError, match=r"^seed = 1\.0 "):
+        RunSpec().replace(seed=1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mask_init": 0.5}, "mask_init = 0.5 has no effect with method = 'vicreg'; leave it at 0.9, or set method to"),
+        ({"uncertainty": "none"}, "uncertainty = 'none' has no effect with method = 'vicreg'"),
+        ({"subspace_loss": "B"}, "subspace_loss = 'B' has no effect"),
+        ({"scale_fix": "none"}, "scale_fix = 'none' has no effect"),
+        ({"mask_type": "ones"}, "mask_type = 'ones' has no effect"),
+        ({**MAST, "mask_type": "ones", "mask_power": 1}, "mask_power = 1 has no effect with mask_type = 'ones'"),
+        ({"width": 64}, "width = 64 has no effect with backbone = 'resnet50'"),
+        ({"crop_always": False}, "crop_always = False has no effect with pairing = 'independent'"),
+        ({"batch_size": 128, "images": 100}, "batch_size = 128 cannot be used; accepted: at most images = 100"),
+        ({"epochs": 2, "warmup_epochs": 3}, "warmup_epochs = 3.0 cannot be used; accepted: at most epochs = 2"),
+        ({"method": "mast"}, "pairing = 'independent' cannot be used; accepted: isolate_one with method = 'mast'"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(changes, words):
+    with pytest.raises(InputError) as refusal:
+        RunSpec(**changes)
+    assert words in str(refusal.value)
+
+
+def test_settings_that_go_together_are_taken():
+    RunSpec(**MAST, mask_init=0.5, mask_power=1, uncertainty="none", crop_always=False)
+    RunSpec(backbone="resnet_small", width=64, images=64, batch_size=64, epochs=1, warmup_epochs=1)
+    RunSpec(pairing="isolate_one", crop_always=False)

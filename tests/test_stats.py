@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from mastlib.errors import InputError
+from mastlib.stats import interval, mean_rank, paired_difference, summarise
+
+
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_interval_is_scipys(level: float) -> None:
+    x = np.random.default_rng(0).normal(3, 2, size=7)
+    theirs = stats.ttest_1samp(x, 0).confidence_interval(level)
+    ours = interval(x, level)
+    assert ours == pytest.approx((x.mean(), theirs.low, theirs.high, 7))
+
+
+def test_interval_covers_as_often_as_it_says() -> None:
+    x = np.random.default_rng(0).normal(size=(2000, 3))
+    found = [interval(row) for row in x]
+    assert np.mean([i.low < 0 < i.high for i in found]) == pytest.approx(0.95, abs=0.02)
+
+
+def test_one_seed_has_no_bounds_and_equal_seeds_no_width() -> None:
+    mean, low, high, n = interval([0.5])
+    assert (mean, n) == (0.5, 1)
+    assert np.isnan([low, high]).all()
+    assert interval([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5, 3)
+
+
+@pytest.mark.parametrize(("values", "level"), [([], 0.95), ([1.0, np.nan], 0.95), ([1.0, 2.0], 1.0), ([1.0, 2.0], 95)])
+def test_interval_refuses(values: list[float], level: float) -> None:
+    with pytest.raises(InputError):
+        interval(values, level)
+
+
+def test_paired_difference_is_scipys_paired_t_test() -> None:
+    rng = np.random.default_rng(1)
+    base = rng.normal(size=5)
+    a, b = base + 0.3 + 0.01 * rng.normal(size=5), base
+    theirs = stats.ttest_rel(a, b).confidence_interval(0.95)
+    ours = paired_difference(list(a), list(b))
+    assert ours == pytest.approx(((a - b).mean(), theirs.low, theirs.high, 5))
+    assert ours.low > 0  # pairing sees what the spread over seeds hides
+    assert interval(a).low < interval(b).high
+
+
+def test_paired_difference_matches_seeds_not_positions() -> None:
+    result = paired_difference({0: 1.0, 1: 5.0, 7: 9.0}, pd.Series([4.5, 0.5, 100.0], index=[1, 0, 3]))
+    assert result == (0.5, 0.5, 0.5, 2)
+    with pytest.raises(InputError, match="no seed in common"):
+        paired_difference({0: 1.0}, {1: 1.0})
+    with pytest.raises(InputError, match="twice"):
+        paired_difference(pd.Series([1.0, 2.0], index=[0, 0]), {0: 1.0})
+
+
+def rows() -> pd.DataFrame:
+    return pd.DataFrame(
+        [(m, t, s, v + s) for m, t, v in [("a", "x", 1), ("a", "y", 2), ("b", "x", 3)] for s in range(3)],
+        columns=["method", "task", "seed", "value"],
+    )
+
+
+def test_summarise_gives_each_groups_interval() -> None:
+    table = summarise(rows(), by=["method", "task"])
+    assert list(table.columns) == ["method", "task", "mean", "low", "high", "n"]
+    assert len(table) == 3
+    theirs = stats.ttest_1samp([3, 4, 5], 0).confidence_interval(0.95)
+    assert tuple(table.iloc[2][["mean", "low", "high", "n"]]) == pytest.approx((4, theirs.low, theirs.high, 3))
+
+
+def test_summarise_refuses_a_seed_counted_twice_and_unknown_columns() -> None:
+    with pytest.raises(InputError, match="a seed appears twice for task x"):
+        summarise(rows(), by=["task"])
+    with pytest.raises(InputError, match="metric"):
+        summarise(rows(), by=["method", "metric"])
+
+
+def test_mean_rank_is_scipys_ranking_averaged() -> None:
+    values = np.random.default_rng(0).normal(size=(4, 6)).round(1)  # methods x tasks, with ties
+    frame = pd.DataFrame(
+        [(f"m{i}", f"t{j}", values[i, j]) for i in range(4) for j in range(6)], columns=["method", "task", "mean"]
+    )
+    expected = stats.rankdata(-values, axis=0).mean(1)
+    ranks = mean_rank(frame)
+    assert [ranks[f"m{i}"] for i in range(4)] == pytest.approx(expected)
+    assert ranks.is_monotonic_increasing
+
+
+def test_mean_rank_counts_complete_tasks_only() -> None:
+    frame = summarise(rows(), by=["method", "task"])
+    assert mean_rank(frame).to_dict() == {"b": 1.0, "a": 2.0}  # y has no value for b
+    with pytest.raises(InputError, match="every method"):
+        mean_rank(frame[frame["task"].eq("y") | frame["method"].eq("b")])
+    with pytest.raises(InputError, match="twice"):
+        mean_rank(rows(), value="value")

@@ -1,0 +1,155 @@
+"""`fit`: the same spec gives the same bits, another spec another run, and what cannot be trained says so."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mastlib import training
+from mastlib.augment.presets import get_pipeline
+from mastlib.data.pools import pretraining_images
+from mastlib.errors import InputError
+from mastlib.methods import build_method
+from mastlib.runs import RunStore
+from mastlib.spec import RunSpec
+from mastlib.training import batches, fit, resolve
+
+TINY = RunSpec(
+    backbone="resnet_small", stem="stride2", width=4, expander=(16, 16, 16), image_size=16, images=128, batch_size=32,
+    epochs=2, warmup_epochs=1, optimizer="adamw", lr=1e-3, precision="fp32", memory_format="contiguous",
+)  # fmt: skip
+MAST = TINY.replace(method="mast", pairing="isolate_one")
+
+
+@pytest.mark.parametrize("spec", [TINY, MAST], ids=["vicreg", "mast"])
+def test_the_same_spec_gives_bit_equal_weights_and_metrics(spec, tmp_path):
+    a, b = (fit(spec, progress=False, store=RunStore(tmp_path / name)) for name in "ab")
+    assert a.id == b.id
+    assert (a.folder / "backbone.safetensors").read_bytes() == (b.folder / "backbone.safetensors").read_bytes()
+    timing = ["seconds", "images_per_second"]
+    assert a.metrics().drop(columns=timing).equals(b.metrics().drop(columns=timing))
+
+
+def test_a_finished_run_is_read_not_trained(tmp_path, monkeypatch):
+    store = RunStore(tmp_path)
+    first = fit(TINY, progress=False, store=store)
+    monkeypatch.setattr(training, "_train", lambda *_: pytest.fail("trained again"))
+    assert fit(TINY, progress=False, store=store).id == first.id
+
+
+def test_a_changed_loss_weight_or_seed_is_another_run(tmp_path):
+    store = RunStore(tmp_path)
+    ids = {fit(s, progress=False, store=store).id for s in (TINY, TINY.replace(seed=1), TINY.replace(invariance_weight=24))}
+    assert len(ids) == 3
+
+
+def test_a_run_holds_what_its_method_needs_and_the_backbone_nothing_else(tmp_path):
+    run = fit(MAST, progress=False, store=RunStore(tmp_path))
+    method = build_method(MAST, get_pipeline("vicreg", 16).names)
+    method.load_state_dict(run.weights("method"), strict=True)
+    method.backbone.load_state_dict(run.weights("backbone"), strict=True)
+    assert run.info["status"] == "ok" and run.info["augmentations"] == list(get_pipeline("vicreg", 16).names)
+    frame = run.metrics()
+    assert list(frame["epoch"]) == [1, 2]
+    assert math.isnan(frame["knn"][0]) and 0 <= frame["knn"][1] <= 1  # knn_every = 0: at the end only
+    assert frame["lr"].iloc[-1] == pytest.approx(1e-3 * 32 / 256 / 1000)
+
+
+def test_epochs_visit_every_image_once_in_an_order_of_their_own():
+    images = torch.arange(64).view(64, 1, 1, 1).expand(64, 3, 1, 1).to(torch.uint8)
+
+    def order(seed, epoch):
+        return torch.cat([batch[:, 0, 0, 0] for batch in batches(seed, epoch, images, 16)]).tolist()
+
+    assert sorted(order(0, 0)) == list(range(64)) and order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1) != order(1, 1)
+    assert len(list(batches(0, 0, images, 24))) == 2  # a last, smaller batch is dropped
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_as_diverged(broken, tmp_path, monkeypatch):
+    original = training.build_method
+
+    def build(spec, names):
+        method = original(spec, names)
+        objective, calls = method.objective, iter(range(1000))
+
+        def poisoned(z1, *rest):
+            parts = objective(z1, *rest)
+            if next(calls) >= 5:
+                nan = torch.tensor(math.nan)
+                # sqrt has an infinite slope at 0: the loss stays finite, its gradient does not
+                parts["loss"] = parts["loss"] * nan if broken == "loss" else parts["loss"] + (z1.sum() * 0).sqrt()
+            return parts
+
+        method.objective = poisoned
+        return method
+
+    monkeypatch.setattr(training, "build_method", build)
+    run = fit(TINY, progress=False, store=RunStore(tmp_path))
+    assert run.info["status"] == "diverged"
+    assert "step 5" in run.info["reason"] and broken in run.info["reason"]
+    assert len(run.metrics()) == 1
+
+
+def test_a_run_whose_features_hold_nothing_is_called_collapsed(tmp_path):
+    spec = TINY.replace(variance_weight=0.0, covariance_weight=0.0, lr=1.0, epochs=6)
+    run = fit(spec, progress=False, store=RunStore(tmp_path))
+    assert run.info["status"] == "collapsed" and "rank" in run.info["reason"]
+
+
+def test_auto_is_decided_once_and_remembered(monkeypatch):
+    spec = TINY.replace(precision="auto", memory_format="auto")
+    times = {("fp32", "contiguous"): 1.0, ("bf16", "contiguous"): 2.0, ("fp32", "channels_last"): 0.95, ("bf16", "channels_last"): 0.5}
+    monkeypatch.setattr(training, "_step_seconds", lambda spec, device, *option: times[option])
+    chosen = resolve(spec)
+    assert (chosen.precision, chosen.memory_format) == ("bf16", "channels_last")
+    times[("bf16", "channels_last")] = 100.0
+    assert resolve(spec) == chosen
+    kept = resolve(TINY.replace(width=5, precision="fp32", memory_format="auto"))
+    assert (kept.precision, kept.memory_format) == ("fp32", "contiguous")  # 5 % is not clearly faster
+
+
+def test_what_the_augmentations_cannot_do_is_said_before_training(tmp_path):
+    store = RunStore(tmp_path)
+    with pytest.raises(InputError, match="without"):
+        fit(TINY.replace(without=["colour"]), progress=False, store=store)
+    assert not store.root.exists() or not list(store.root.iterdir())
+
+
+def test_other_peoples_random_state_is_left_alone(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    fit(TINY, progress=False, store=RunStore(tmp_path))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_training_needs_no_notebook_package(tmp_path):
+    """On a bare node with none of these installed, import and training must work."""
+    code = f"""
+import sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {{"papermill", "IPython", "ipykernel", "ipywidgets", "jupyterlab", "jupyter_book", "nbformat",
+                                  "captum", "myst_nb", "sphinx", "yaml_", "nbclient"}}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Hide())
+import json
+import mastlib.chapter, mastlib.study, mastlib.plots
+from mastlib.training import fit
+from mastlib.runs import RunStore
+from mastlib.spec import RunSpec
+from pathlib import Path
+run = fit(RunSpec.from_dict(json.loads({json.dumps(json.dumps(TINY.to_dict()))})), progress=False, store=RunStore(Path({str(tmp_path)!r})))
+print(run.info["status"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "ok", done.stderr[-2000:]
+
+
+def test_images_of_the_smallest_size_can_be_trained_on():
+    assert pretraining_images("openemoji", 128, 16).shape == (128, 3, 16, 16)
