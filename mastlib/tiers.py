@@ -28,20 +28,20 @@ class Tier:
 
 _SMALL: dict[str, Any] = {
     # Chosen by measurement on two cores (ARCHITECTURE.md, "The laptop tier's size").
-    "backbone": "resnet_small", "stem": "stride2", "width": 32, "image_size": 32, "expander": (1024, 1024, 1024),
-    "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256,
+    "backbone": "resnet_small", "stem": "stride2", "width": 24, "image_size": 32, "expander": (512, 512, 512),
+    "optimizer": "adamw", "lr": 0.012, "weight_decay": 0.05, "batch_size": 128,
 }  # fmt: skip
 
 TIERS: Mapping[str, Tier] = MappingProxyType(
     {
         "smoke": Tier(
             "two CPU cores, seconds a run: shows that everything works",
-            {**_SMALL, "width": 16, "expander": (256, 256, 256), "images": 2048, "epochs": 3, "warmup_epochs": 1},
+            {**_SMALL, "width": 8, "expander": (128, 128, 128), "images": 1024, "epochs": 3, "warmup_epochs": 1},
             objects=3000, latents=1500, every_weight=11,
         ),
         "laptop": Tier(
             "two CPU cores, under a minute a run",
-            {**_SMALL, "images": 16384, "epochs": 4, "warmup_epochs": 1},
+            {**_SMALL, "images": 16384, "epochs": 3, "warmup_epochs": 0.3, "knn_every": 1},
             every_weight=4,
         ),
         "gpu": Tier(

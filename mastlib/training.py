@@ -25,6 +25,7 @@ from mastlib.augment.presets import get_pipeline
 from mastlib.closure import source_closure
 from mastlib.data import bank
 from mastlib.data.pools import load_pool, pretraining_images
+from mastlib.errors import InputError
 from mastlib.evaluate.features import extract
 from mastlib.files import outputs_dir, write_text
 from mastlib.methods import MODULES, build_method
@@ -196,7 +197,11 @@ def _train(spec: RunSpec, pipeline: Pipeline, writer: RunWriter, progress: bool)
                 break
             last = epoch == spec.epochs - 1
             due = last or (spec.knn_every > 0 and (epoch + 1) % spec.knn_every == 0)
-            watched = monitors.read(method.backbone) if due else {"rank": math.nan, "knn": math.nan}
+            try:
+                watched = monitors.read(method.backbone) if due else {"rank": math.nan, "knn": math.nan}
+            except InputError as problem:  # the last step broke the weights; no later loss would show it
+                status, reason = "diverged", f"epoch {epoch + 1}: {problem}"
+                break
             means = {name: total / steps for name, total in sums.items()}
             lr = learning_rate(spec, (epoch + 1) * steps, steps)
             rate = spec.images * (epoch + 1) / training_seconds

@@ -51,13 +51,19 @@ def test_mask_map_sorts_dimensions_and_loses_none():
 
 
 def test_curves_and_maps_draw_every_series():
-    frame = pd.DataFrame([(e, a, s, e * 1.0) for e in (1, 2) for a in "xy" for s in (0, 1)], columns=["epoch", "arm", "seed", "loss"])
+    rows = [(e, a, s, e * 1.0) for e in (1, 2) for a in "xy" for s in (0, 1)]
+    frame = pd.DataFrame(rows, columns=["epoch", "arm", "seed", "loss"])
     figure = plots.curves(frame, {"loss": "the loss"}, "arm", ["x", "y"])
     assert figure.axes[0].get_ylabel() == "the loss" and len(figure.legends[0].get_texts()) == 2
     wide = pd.DataFrame([[0.1, -0.2], [0.0, 0.3]], index=["t", "u"], columns=["p", "q"])
     texts = {t.get_text() for t in plots.change_map(wide, "change").axes[0].texts}
     assert texts == {"+0.100", "-0.200", "+0.000", "+0.300"}
-    assert {t.get_text() for t in plots.matrix(wide, "cosine", (-1, 1)).axes[0].texts} == {"0.10", "-0.20", "0.00", "0.30"}
+    assert {t.get_text() for t in plots.matrix(wide, "cosine", (-1, 1)).axes[0].texts} == {
+        "0.10",
+        "-0.20",
+        "0.00",
+        "0.30",
+    }
 
 
 def test_contact_sheet_has_a_cell_for_each_image():

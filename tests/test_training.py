@@ -42,7 +42,9 @@ def test_a_finished_run_is_read_not_trained(tmp_path, monkeypatch):
 
 def test_a_changed_loss_weight_or_seed_is_another_run(tmp_path):
     store = RunStore(tmp_path)
-    ids = {fit(s, progress=False, store=store).id for s in (TINY, TINY.replace(seed=1), TINY.replace(invariance_weight=24))}
+    ids = {
+        fit(s, progress=False, store=store).id for s in (TINY, TINY.replace(seed=1), TINY.replace(invariance_weight=24))
+    }
     assert len(ids) == 3
 
 
@@ -103,7 +105,8 @@ def test_a_run_whose_features_hold_nothing_is_called_collapsed(tmp_path):
 
 def test_auto_is_decided_once_and_remembered(monkeypatch):
     spec = TINY.replace(precision="auto", memory_format="auto")
-    times = {("fp32", "contiguous"): 1.0, ("bf16", "contiguous"): 2.0, ("fp32", "channels_last"): 0.95, ("bf16", "channels_last"): 0.5}
+    times = {("fp32", "contiguous"): 1.0, ("bf16", "contiguous"): 2.0}
+    times |= {("fp32", "channels_last"): 0.95, ("bf16", "channels_last"): 0.5}
     monkeypatch.setattr(training, "_step_seconds", lambda spec, device, *option: times[option])
     chosen = resolve(spec)
     assert (chosen.precision, chosen.memory_format) == ("bf16", "channels_last")
@@ -135,7 +138,7 @@ import sys
 class Hide:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {{"papermill", "IPython", "ipykernel", "ipywidgets", "jupyterlab", "jupyter_book", "nbformat",
-                                  "captum", "myst_nb", "sphinx", "yaml_", "nbclient"}}:
+                                  "captum", "myst_nb", "sphinx", "nbclient"}}:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Hide())
 import json
@@ -144,7 +147,8 @@ from mastlib.training import fit
 from mastlib.runs import RunStore
 from mastlib.spec import RunSpec
 from pathlib import Path
-run = fit(RunSpec.from_dict(json.loads({json.dumps(json.dumps(TINY.to_dict()))})), progress=False, store=RunStore(Path({str(tmp_path)!r})))
+spec = RunSpec.from_dict(json.loads({json.dumps(json.dumps(TINY.to_dict()))}))
+run = fit(spec, progress=False, store=RunStore(Path({str(tmp_path)!r})))
 print(run.info["status"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -22,9 +22,7 @@ class GaussianBlur(Op):
     name = "blur"
     identity = torch.zeros(1)
 
-    def __init__(
-        self, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5, kernel_size: int | None = None
-    ) -> None:
+    def __init__(self, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5, kernel_size: int | None = None) -> None:
         super().__init__(p)
         self.sigma = check_range("blur.sigma", sigma, 1e-3, 1e3)
         if kernel_size is not None and check_int("blur.kernel_size", kernel_size, 1) % 2 == 0:

@@ -75,7 +75,7 @@ class Grayscale(Op):
         return torch.ones(n, 1, device=generator.device if generator is not None else None)
 
     def transform(self, images: Tensor, params: Tensor) -> Tensor:
-        return gray(images).expand(-1, 3, -1, -1)
+        return gray(images).repeat(1, 3, 1, 1)
 
 
 def gray(images: Tensor) -> Tensor:

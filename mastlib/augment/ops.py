@@ -22,7 +22,7 @@ class Op(ABC):
     """One augmentation with explicit parameters, a row per image, in the units AugSelf and CASSLE describe views in.
 
     `p` in [0, 1] is the probability that an image is changed at all; where it is not, its row holds `identity` (p,).
-    Raises InputError where `p` is out of range. Source: AugSelf (Lee et al., NeurIPS 2021), section 3, "omega".
+    Raises InputError where `p` is out of range. Source: AugSelf (Lee et al., NeurIPS 2021) and CASSLE, whose omega these are.
     """
 
     name: str

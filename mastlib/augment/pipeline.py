@@ -69,7 +69,10 @@ class Pipeline:
         images = as_images(images)
         for name in self.names:
             check_choice("an augmentation's name", name, params)
-        rows = {op.name: check_params(op, images, params[op.name]) for op in self.ops}
+        return self._run(images, {op.name: check_params(op, images, params[op.name]) for op in self.ops})
+
+    def _run(self, images: Tensor, rows: Params) -> Tensor:
+        """`apply` without the checks, for input that has passed them."""
         for stage in stages(self.ops):
             geometry = [op for op in stage if isinstance(op, Geometry)]
             if geometry:
@@ -100,13 +103,11 @@ class Pipeline:
             second, changed = self.sample(len(images), generator), torch.full((len(images),), -1)
         else:
             second, changed = self._isolate_one(*first, generator, crop_always)
-        both = [first, second]
-        return Views(
-            images=torch.stack([self.apply(images, params) for params, _ in both]),
-            params={k: torch.stack([params[k] for params, _ in both]).to(images.device) for k in self.names},
-            applied={k: torch.stack([applied[k] for _, applied in both]).to(images.device) for k in self.names},
-            changed=changed.to(images.device),
-        )
+        device = images.device
+        params = {k: torch.stack([first[0][k], second[0][k]]).to(device) for k in self.names}
+        applied = {k: torch.stack([first[1][k], second[1][k]]).to(device) for k in self.names}
+        made = self._run(images.repeat(2, 1, 1, 1), {k: both.flatten(0, 1) for k, both in params.items()})
+        return Views(made.unflatten(0, (2, len(images))), params, applied, changed.to(device))
 
     def _isolate_one(
         self, params: Params, applied: Applied, generator: torch.Generator | None, crop_always: bool

@@ -44,14 +44,14 @@ def vicreg(image_size: int) -> list[Op]:
 
 
 def spatial(image_size: int) -> list[Op]:
-    """The crop and the flip of `standard5`. Source: "Spatial" of Ericsson et al. (2021), ssl-invariances."""
+    """The crop and the flip of `standard5`. Source: "Spatial" of Ericsson et al., BMVC 2022 (ssl-invariances)."""
     return standard5(image_size)[:2]
 
 
 def appearance(image_size: int) -> list[Op]:
     """Jitter, grayscale and blur of `standard5`: no crop, so images keep their frame and size.
 
-    Source: "Appearance" of Ericsson et al. (2021), ssl-invariances.
+    Source: "Appearance" of Ericsson et al., BMVC 2022 (ssl-invariances), which blurs before it scales images down.
     """
     return standard5(image_size)[2:]
 

@@ -123,7 +123,7 @@ def _table(folder: Path, identity: str) -> pd.DataFrame:
     return table.assign(hue=rows["hue"].to_numpy())
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)
 def _bank(folder: Path, identity: str, vendors: tuple[str, ...]) -> Bank:
     table = _table(folder, identity)
     mine = table[table["vendor"].isin(vendors)].reset_index(drop=True)

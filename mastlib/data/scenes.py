@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mastlib.errors import check_int, refuse
 
 PLAIN, GRADIENT, PHOTO = 0, 1, 2  # background kinds
+BACKGROUND_SHARES = (0.5, 0.25, 0.25)  # of scenes, in that order
 BLUR_RADIUS = 3  # pixels on each side of the blur kernel
 CHUNK = 1024  # bank images resampled at once
 
@@ -45,8 +46,8 @@ class Ranges:
     light_hue: tuple[float, float] = (0.0, 1.0)
     light_saturation: tuple[float, float] = (0.0, 0.05)
     background_hue: tuple[float, float] = (0.0, 1.0)
-    background_saturation: tuple[float, float] = (0.0, 0.6)
-    background_value: tuple[float, float] = (0.25, 1.0)
+    background_saturation: tuple[float, float] = (0.0, 0.3)
+    background_value: tuple[float, float] = (0.5, 1.0)
     background_angle: tuple[float, float] = (0.0, 1.0)
     blurred: float = 0.05
     blur: tuple[float, float] = (0.01, 0.03)
@@ -128,7 +129,7 @@ def draw(
         if name not in ("objects", "background_kind", "background", "blurred")
     }
     latents["blur"] = latents["blur"] * (by_name["blurred"] < ranges.blurred)
-    latents["background_kind"] = np.minimum(by_name["background_kind"] * 4, 3).astype(np.int64).clip(max=PHOTO)
+    latents["background_kind"] = np.searchsorted(np.cumsum(BACKGROUND_SHARES), by_name["background_kind"], side="right")
     latents["background"] = (by_name["background"] * backgrounds).astype(np.int64)
     if sprite is None:
         if weights is None:

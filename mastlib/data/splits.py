@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 SHARES = {"train": 0.65, "val": 0.15, "test": 0.20}
+TONES = "-1F3F[B-F]"  # the five tone modifiers in a key
 UNSEEN_VENDOR = "fluent-3d"  # its flags are the flag task's test images
 
 
@@ -26,10 +27,11 @@ def concept_split(concepts: pd.Series, seed: int = 0) -> np.ndarray:
 def pretraining_weights(table: pd.DataFrame) -> np.ndarray:
     """The probability weight of each bank row in pre-training scenes, `(rows,)`: 0 for every image a task selects or tests on.
 
-    Only training concepts, without the unseen vendor's flags; every concept alike, however many tones and vendors draw it.
+    Only training concepts, without the unseen vendor's flags. Where a vendor draws one emoji in n tones, each of the n weighs
+    1 / sqrt(n): people would fill two thirds of the set if all weighed alike, and tones would hardly be seen at 1 / n.
     """
     allowed = (concept_split(table["concept"]) == "train") & ~(
         (table["vendor"] == UNSEEN_VENDOR) & table["flag"].notna()
-    )
-    per_concept = table["concept"].where(allowed).map(table["concept"][allowed].value_counts())
-    return np.where(allowed, 1 / per_concept.fillna(1), 0.0)
+    ).to_numpy()
+    drawing = table["vendor"] + " " + table["key"].str.replace(TONES, "", regex=True)
+    return np.where(allowed, drawing.map(drawing.value_counts()).to_numpy() ** -0.5, 0.0)

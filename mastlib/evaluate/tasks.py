@@ -67,8 +67,8 @@ _TASKS = (
         doc="Where a hand or arrow points, drawn in a style not fitted on.",
     ),
     Task(
-        "retrieval", "retrieval", "objects", ("key",), "recall_at_1", ("colour",),
-        doc="The same emoji, drawn by another vendor.",
+        "retrieval", "retrieval", "objects", ("concept",), "recall_at_1",
+        doc="The same concept, drawn by another vendor.",
     ),
     Task("position", _LATENT, "latents", ("x", "y"), "r2", ("position",), doc="Centre of the object."),
     Task("scale", _LATENT, "latents", ("scale",), "r2", ("scale",), doc="Size of the object."),
@@ -90,9 +90,22 @@ def get_task(name: str) -> Task:
     return _REGISTRY[name]
 
 
-def task_table() -> pd.DataFrame:
-    """A row per task with its definition: for a page of the book."""
-    return pd.DataFrame([asdict(task) for task in _TASKS])
+def describe_tasks(pools: Mapping[str, Pool]) -> pd.DataFrame:
+    """A row per task, for a page of the book: what it is, images per split, what needs no features, what it lives on."""
+    rows = []
+    for task in _TASKS:
+        labels, split = task_labels(task, pools[task.pool])
+        known = ~(np.isnan(labels).any(axis=1) if task.kind == "regression" else pd.isna(labels))
+        counts = {side: int((known & (split == side)).sum()) for side in ("train", "val", "test")}
+        classes = labels.shape[1] if task.kind == "regression" else len(set(labels[known]))
+        rows.append(
+            {
+                "task": task.name, "question": task.doc, "kind": task.kind, "metric": task.metric.replace("_", " "),
+                "classes or outputs": classes, **counts, "without features": majority(task, pools[task.pool]),
+                "lives on": ", ".join(task.sensitive_to) or "-",
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows).set_index("task").round({"without features": 3})
 
 
 def task_labels(task: Task, pool: Pool) -> tuple[np.ndarray, np.ndarray]:

@@ -27,7 +27,12 @@ def test_pretraining_sees_no_image_that_any_task_selects_or_tests_on():
     assert not set(used["concept"]) & set(table["concept"][concept_split(table["concept"]) != "train"])
 
 
-def test_concepts_weigh_alike_however_often_they_are_drawn():
+def test_tone_variants_of_a_drawing_weigh_less_each():
     table = bank.load_table()
-    per_concept = pd.Series(pretraining_weights(table)).groupby(table["concept"].to_numpy()).sum()
-    assert set(per_concept.round(9)) == {0.0, 1.0}
+    weights = pd.Series(pretraining_weights(table), index=table.index)
+    thumbs = table["key"].str.fullmatch("1F44D(-1F3F[B-F])?") & (table["vendor"] == "twemoji")
+    assert thumbs.sum() == 6 and weights[thumbs].sum() in (0.0, pytest.approx(6**0.5))
+    alone = table["vendor"].eq("noto") & table["key"].eq("1F34E")  # an apple has no tones
+    assert weights[alone].item() in (0.0, 1.0)
+    people = table["category"] == "People & Body"
+    assert weights[people].sum() / weights.sum() < 0.45 < people.mean()

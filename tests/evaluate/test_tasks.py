@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from mastlib.data.pools import Pool
+from mastlib.data.pools import Pool, load_pool
 from mastlib.errors import InputError
 from mastlib.evaluate import tasks
 from mastlib.evaluate.probes import L2_GRID, THIN_GRID
@@ -84,7 +84,7 @@ def test_the_registry() -> None:
         "hue_shift",
     ]  # fmt: skip
     assert [get_task(name).name for name in list_tasks()] == list_tasks()
-    assert set(tasks.task_table()["metric"]) == {"accuracy", "mean_recall", "recall_at_1", "r2"}
+    assert {get_task(name).metric for name in list_tasks()} == {"accuracy", "mean_recall", "recall_at_1", "r2"}
     with pytest.raises(InputError, match="'texture' cannot be used; accepted: category, subcategory"):
         get_task("texture")
 
@@ -240,3 +240,14 @@ def test_a_failed_task_is_tried_again_and_the_order_is_the_callers(pools: dict[s
         assert list(evaluate_run(run, pools, ["hue", "position"], GRID)["task"]) == ["hue", "position"]
     with pytest.raises(InputError, match="task"):
         evaluate_run(run, pools, ["huge"], GRID)
+
+
+def test_the_description_counts_the_images_that_a_task_reads() -> None:
+    real = {name: load_pool(name, 16, limit=3000) for name in ("objects", "latents")}
+    frame = tasks.describe_tasks(real)
+    assert list(frame.index) == list_tasks()
+    tones = real["objects"].table.dropna(subset="tone")
+    assert frame.loc["tone", ["train", "val", "test"]].to_dict() == tones["split"].value_counts().to_dict()
+    assert frame.loc["tone", "classes or outputs"] == 5
+    assert frame.loc["tone", "without features"] == pytest.approx(0.2, abs=0.05)
+    assert (frame["test"] > 0).all()
