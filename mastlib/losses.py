@@ -78,11 +78,15 @@ def subspace_mismatch(z1: Tensor, z2: Tensor, weights: Tensor, changed: Tensor) 
     return (weights[changed] * (z1 - z2).square()).mean(dim=1)
 
 
-def mean_per_group(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
-    """Mean over the groups present of the groups' means: `values` `(N,)`, `groups` `(N,)` long in [0, n_groups) -> scalar."""
+def group_means(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
+    """Mean of `values` `(N,)` within each group, `groups` `(N,)` long in [0, n_groups) -> `(n_groups,)`, 0 if empty."""
     sums = torch.zeros(n_groups, dtype=values.dtype, device=values.device).index_add(0, groups, values)
-    counts = torch.bincount(groups, minlength=n_groups).to(values.dtype)
-    return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum()
+    return sums / torch.bincount(groups, minlength=n_groups).clamp(min=1)
+
+
+def mean_per_group(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
+    """Mean over the groups present of the groups' means: `values` `(N,)`, `groups` `(N,)` long -> scalar."""
+    return group_means(values, groups, n_groups).sum() / len(groups.unique())
 
 
 def excess_std(z: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ TIERS: Mapping[str, Tier] = MappingProxyType(
     {
         "smoke": Tier(
             "two CPU cores, seconds a run: shows that everything works",
-            {**_SMALL, "width": 8, "expander": (128, 128, 128), "images": 1024, "epochs": 3, "warmup_epochs": 1},
+            {**_SMALL, "width": 8, "expander": (128, 128, 128), "images": 1024, "epochs": 3, "warmup_epochs": 1, "knn_every": 1},
             objects=3000, latents=1500, every_weight=11,
         ),
         "laptop": Tier(

@@ -34,12 +34,34 @@ def test_one_full_mask_without_uncertainty_is_vicreg():
     assert float(ours) == pytest.approx(float(losses.vicreg(z1, z2)["loss"]), rel=1e-12)
 
 
-def test_uncertainty_starts_as_no_uncertainty():
+@pytest.mark.parametrize("form", ["reweight", "gaussian"])
+def test_uncertainty_starts_as_no_uncertainty(form):
     changed = torch.arange(16) % 5
-    with_u = build(uncertainty="gaussian").objective(*inputs(), changed)
+    with_u = build(uncertainty=form).objective(*inputs(), changed)
     without = build(uncertainty="none").objective(*inputs(), changed)
-    assert float(with_u["loss"]) == pytest.approx(float(without["loss"]), rel=1e-5)
+    assert float(with_u["invariance"].detach()) == pytest.approx(float(without["invariance"].detach()), rel=1e-5)
     assert float(with_u["uncertainty"]) == pytest.approx(1.0)
+
+
+def test_reweighting_keeps_the_mean_weight_of_every_augmentation_at_one():
+    """With equal mismatch everywhere, whatever the uncertainty, the invariance term is that of no uncertainty."""
+    method, plain = build(uncertainty="reweight", mask_type="ones"), build(uncertainty="none", mask_type="ones")
+    torch.nn.init.normal_(method.log_variance.weight, std=0.3)
+    z1, _, h1, h2 = inputs()
+    changed = torch.arange(16) % 5
+    one, other = (m.objective(z1, z1 + 0.7, h1, h2, changed)["invariance"] for m in (method, plain))
+    assert float(one) == pytest.approx(float(other), rel=1e-5)
+
+
+def test_reweighting_fits_the_variance_without_touching_the_features():
+    method = build(uncertainty="reweight")
+    z1, z2, h1, h2 = inputs()
+    h1.requires_grad_()
+    z1.requires_grad_()
+    likelihood = method.objective(z1, z2, h1, h2, torch.arange(16) % 5)["likelihood"]
+    likelihood.backward()
+    assert method.log_variance.weight.grad.abs().sum() > 0
+    assert h1.grad is None and z1.grad is None and method.mask_logits.grad is None
 
 
 def test_uncertainty_is_the_gaussian_likelihood_of_the_difference():
@@ -57,8 +79,9 @@ def test_uncertainty_is_the_gaussian_likelihood_of_the_difference():
     assert float(ours.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
-def test_uncertain_pairs_weigh_less():
-    method = build(uncertainty="gaussian")
+@pytest.mark.parametrize("form", ["reweight", "gaussian"])
+def test_uncertain_pairs_weigh_less(form):
+    method = build(uncertainty=form)
     z1, z2, h1, h2 = inputs()
     h1[0] = h2[0] = 10.0  # image 0 alone is made uncertain
     torch.nn.init.constant_(method.log_variance.weight, 0.004)
