@@ -131,8 +131,8 @@ class RunSpec:
     subspace_loss: str = _setting("A", _choice("A", "B"), method="mast",
         doc="Variance and covariance terms in every subspace (A) or in the full space (B). Source: this book.")
     uncertainty: str = _setting("reweight", _choice("none", "reweight", "gaussian"), method="mast",
-        doc="Pairs weighed by a learned variance at mean weight one, by the Gaussian likelihood itself, or alike. Source: Huang et al. 2023, section 1; form: Kendall "
-        "and Gal 2017.")
+        doc="Pairs weighed by a learned variance at mean weight one, by the Gaussian likelihood itself, or alike. "
+        "Source: Huang et al. 2023, section 1; form: Kendall and Gal 2017.")
 
     knn_every: int = _setting(0, _integer(0, 10_000),
         doc="Epochs between nearest-neighbour and rank monitors; 0: at the end only. Source: this book.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import platform
 import resource
@@ -37,10 +38,12 @@ from mastlib.progress import bar
 from mastlib.runs import Run, RunStore, RunWriter, run_id
 from mastlib.spec import RunSpec
 
+logging.getLogger(f"{Fabric.__module__.rpartition('.')[0]}.utilities.rank_zero").setLevel(logging.WARNING)  # no tips
+
 MONITOR_IMAGES = (
     4096  # of the objects pool, training and validation concepts only: the test concepts are never looked at
 )
-CLEARLY_FASTER = 0.85  # a precision replaces the plainer one only when its step takes at most this share of the time
+CLEARLY_FASTER = 0.9  # a precision replaces the plainer one only when its step takes at most this share of the time
 
 
 def resolve(spec: RunSpec) -> RunSpec:
