@@ -89,7 +89,7 @@ def _step_seconds(spec: RunSpec, device: torch.device, precision: str, memory_fo
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             out = net(images)
         out.float().square().mean().backward()
-        float(out[0, 0])  # waits for an asynchronous device
+        float(out[0, 0].detach())  # waits for an asynchronous device
         times.append(time.perf_counter() - start)
     return min(times[1:])
 

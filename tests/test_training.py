@@ -103,7 +103,8 @@ def test_a_run_whose_features_hold_nothing_is_called_collapsed(tmp_path):
     assert run.info["status"] == "collapsed" and "rank" in run.info["reason"]
 
 
-def test_auto_is_decided_once_and_remembered(monkeypatch):
+def test_auto_is_decided_once_and_remembered(monkeypatch, tmp_path):
+    monkeypatch.setenv("MASTLIB_OUTPUTS", str(tmp_path))
     spec = TINY.replace(precision="auto", memory_format="auto")
     times = {("fp32", "contiguous"): 1.0, ("bf16", "contiguous"): 2.0}
     times |= {("fp32", "channels_last"): 0.95, ("bf16", "channels_last"): 0.5}
