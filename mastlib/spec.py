@@ -89,9 +89,10 @@ class RunSpec:
     backbone: str = _setting("resnet50", _choice("resnet_small", "resnet18", "resnet34", "resnet50"),
         doc="Network whose features transfer. Source: He et al. 2016; Bardes et al. 2022.")
     width: int = _setting(32, _integer(4, 256), backbone="resnet_small",
-        doc="Channels of the first of four stages. Source: this book.")
-    stem: str = _setting("standard", _choice("standard", "small", "stride2"),
-        doc="First layer: 7x7 stride 2 and max-pool, 3x3, or 3x3 stride 2. Source: He et al. 2016.")
+        doc="w: resnet_small is w and 2w channels wide inside its blocks, 4w and 8w outside. Source: this book.")
+    stem: str = _setting("standard", _choice("standard", "small", "patch"),
+        doc="First layer: 7x7 stride 2 and max-pool, 3x3, or 4x4 stride 4. Source: He et al. 2016; "
+        "patch: Dosovitskiy et al. 2021.")
     expander: tuple[int, ...] = _setting((8192, 8192, 8192), _sizes,
         doc="Widths of the expander's linear layers. Source: Bardes et al. 2022, section 4.2.")
 

@@ -28,7 +28,7 @@ class Tier:
 
 _SMALL: dict[str, Any] = {
     # Chosen by measurement on two cores (ARCHITECTURE.md, "The laptop tier's size").
-    "backbone": "resnet_small", "stem": "stride2", "width": 24, "image_size": 32, "expander": (512, 512, 512),
+    "backbone": "resnet_small", "stem": "patch", "width": 32, "image_size": 32, "expander": (512, 512, 512),
     "optimizer": "adamw", "lr": 0.012, "weight_decay": 0.05, "batch_size": 128,
 }  # fmt: skip
 
@@ -41,7 +41,7 @@ TIERS: Mapping[str, Tier] = MappingProxyType(
         ),
         "laptop": Tier(
             "two CPU cores, under a minute a run",
-            {**_SMALL, "images": 16384, "epochs": 3, "warmup_epochs": 0.3, "knn_every": 1},
+            {**_SMALL, "images": 16384, "epochs": 4, "warmup_epochs": 0.3, "knn_every": 1},
             every_weight=4,
         ),
         "gpu": Tier(

@@ -12,7 +12,7 @@ from mastlib.optim import LARS, build_optimizer, learning_rate, parameter_groups
 from mastlib.spec import RunSpec
 
 SPEC = RunSpec(
-    backbone="resnet_small", stem="stride2", width=4, expander=(8, 8, 8), image_size=16, images=512, batch_size=128,
+    backbone="resnet_small", stem="patch", width=4, expander=(8, 8, 8), image_size=16, images=512, batch_size=128,
     epochs=20, warmup_epochs=2, lr=0.4,
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mastlib.errors import check_int, refuse
 
 PLAIN, GRADIENT, PHOTO = 0, 1, 2  # background kinds
-BACKGROUND_SHARES = (0.5, 0.25, 0.25)  # of scenes, in that order
+BACKGROUND_SHARES = (0.7, 0.2, 0.1)  # of scenes, in that order
 BLUR_RADIUS = 3  # pixels on each side of the blur kernel
 CHUNK = 1024  # bank images resampled at once
 
@@ -42,16 +42,16 @@ class Ranges:
     value: tuple[float, float] = (1.0, 1.0)
     objects: tuple[int, int] = (1, 1)
     light_direction: tuple[float, float] = (0.0, 1.0)
-    light_strength: tuple[float, float] = (0.0, 0.2)
+    light_strength: tuple[float, float] = (0.0, 0.1)
     light_hue: tuple[float, float] = (0.0, 1.0)
-    light_saturation: tuple[float, float] = (0.0, 0.05)
+    light_saturation: tuple[float, float] = (0.0, 0.02)
     background_hue: tuple[float, float] = (0.0, 1.0)
-    background_saturation: tuple[float, float] = (0.0, 0.3)
-    background_value: tuple[float, float] = (0.5, 1.0)
+    background_saturation: tuple[float, float] = (0.0, 0.1)
+    background_value: tuple[float, float] = (0.6, 1.0)
     background_angle: tuple[float, float] = (0.0, 1.0)
-    blurred: float = 0.05
+    blurred: float = 0.02
     blur: tuple[float, float] = (0.01, 0.03)
-    exposure: tuple[float, float] = (-0.1, 0.1)
+    exposure: tuple[float, float] = (-0.05, 0.05)
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -68,6 +68,7 @@ OBJECTS = Ranges()
 LATENTS = Ranges(
     x=(0.25, 0.75), y=(0.25, 0.75), scale=(0.35, 0.9), rotation=(-0.5, 0.5), hue_shift=(-0.5, 0.5), value=(0.6, 1.0),
     light_saturation=(0.0, 0.35), light_strength=(0.0, 0.8), exposure=(-0.7, 0.7),
+    background_saturation=(0.0, 0.5), background_value=(0.4, 1.0), blurred=0.1,
 )  # fmt: skip
 #: Two to five objects: detection and segmentation.
 MULTIPLE = Ranges(x=(0.15, 0.85), y=(0.15, 0.85), scale=(0.25, 0.5), objects=(2, 5))

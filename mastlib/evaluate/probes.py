@@ -22,9 +22,9 @@ METRICS = ("accuracy", "mean_recall")
 SPLITS = ("train", "val", "test")
 
 CONSTANT = 1e-6  # a feature whose deviation is below this share of its size is rounding noise, not to be blown up
-PATH_TOLERANCE, PATH_STEPS = 1e-2, 150  # to compare penalties by validation
+PATH_TOLERANCE, PATH_STEPS = 3e-2, 60  # to compare penalties by validation
 FINAL_TOLERANCE, FINAL_STEPS = 1e-3, 1000  # for the classifier that is tested
-REACH = 2000.0  # penalties down to this fraction of the best so far are tried: three decades, whatever the grid's ratio
+REACH = 200.0  # penalties down to this fraction of the best so far are tried: two decades, whatever the grid's ratio
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def logistic_probe(
     labels `(M,)`: class names, missing (NaN, None) where an image has none; split `(M,)`: "train", "val", "test",
     anything else is left out. Test images of a class that was not fitted count as errors. The objective is strictly
     convex, so the order does not matter: penalties are tried from strong to weak, each from the solution before, and no
-    more once three decades below the best have brought nothing as good.
+    more once two decades below the best have brought nothing as good.
     Raises InputError for an empty split, fewer than two classes in train, or a bad `weights` or `metric`.
     Source: AugSelf (Lee et al. 2021), linear evaluation; standardising is ours, so that no backbone's scale decides.
     """

@@ -37,7 +37,8 @@ class Task:
     pool's table (one class or key; or the outputs of a regression); metric: "accuracy", "mean_recall" (mean over
     classes), "r2" (mean over outputs) or "recall_at_1"; sensitive_to: what the label depends on (colour, flip,
     rotation, position, scale), empty for none; split: "concept" (the pool's) or "vendor" (VENDOR_SPLIT); least: a class
-    with fewer images in the pool is left out; period: of an angle in its units, regressed as (sin, cos); doc: one line.
+    with fewer images in the pool is left out; toned: whether drawings in one of the five tones take part (each is there
+    five times over); period: of an angle in its units, regressed as (sin, cos); doc: one line.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Task:
     sensitive_to: tuple[str, ...] = ()
     split: str = "concept"
     least: int = 1
+    toned: bool = True
     period: float | None = None
     doc: str = ""
 
@@ -55,7 +57,10 @@ class Task:
 _CLASS, _LATENT = "classification", "regression"
 _TASKS = (
     Task("category", _CLASS, "objects", ("category",), "mean_recall", doc="Unicode category, of unseen concepts."),
-    Task("subcategory", _CLASS, "objects", ("subcategory",), "mean_recall", least=36, doc="Unicode subcategory."),
+    Task(
+        "subcategory", _CLASS, "objects", ("subcategory",), "mean_recall", least=36, toned=False,
+        doc="Unicode subcategory, of unseen concepts.",
+    ),
     Task("tone", _CLASS, "objects", ("tone",), "accuracy", ("colour",), doc="Which of five palette tones is used."),
     Task("hue", _CLASS, "objects", ("hue",), "mean_recall", ("colour",), doc="Dominant hue, computed from pixels."),
     Task(
@@ -117,7 +122,7 @@ def task_labels(task: Task, pool: Pool) -> tuple[np.ndarray, np.ndarray]:
     """
     table = pool.table
     side = "vendor" if task.split == "vendor" else "split"
-    for column in (*task.labels, "vendor", side):
+    for column in (*task.labels, "vendor", side, *([] if task.toned else ["tone"])):
         if column not in table:
             raise InputError(f"pool {pool.name} has no column {column!r}, which task {task.name} reads")
     split = table["vendor"].map(VENDOR_SPLIT) if task.split == "vendor" else table["split"]
@@ -128,6 +133,8 @@ def task_labels(task: Task, pool: Pool) -> tuple[np.ndarray, np.ndarray]:
             values = np.concatenate([np.sin(turns), np.cos(turns)], axis=1)
         return values, split.to_numpy(dtype=object)
     labels = table[task.labels[0]].astype(object)
+    if not task.toned:
+        labels = labels.where(table["tone"].isna(), None)
     counts = labels.map(labels.value_counts()).fillna(0)
     return labels.where(labels.notna() & (counts >= task.least), None).to_numpy(), split.to_numpy(dtype=object)
 

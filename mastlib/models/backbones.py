@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
 
 from mastlib.errors import check_choice, check_int
 
@@ -14,7 +15,7 @@ PIXEL_MEAN, PIXEL_STD = (
 )  # one grey for every data set, so that a backbone's input does not depend on the pre-training images
 
 BACKBONES = ("resnet_small", "resnet18", "resnet34", "resnet50")
-STEMS = ("standard", "small", "stride2")
+STEMS = ("standard", "small", "patch")
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -25,49 +26,43 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def _stem(name: str, width: int) -> nn.Conv2d:
-    """The first convolution: 7x7 stride 2 (He et al. 2016), 3x3 for small images, or 3x3 stride 2 to halve the cost."""
-    if name == "standard":
-        return nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
-    return nn.Conv2d(3, width, 3, stride=2 if name == "stride2" else 1, padding=1, bias=False)
+    """The first convolution: 7x7 stride 2 (He et al. 2016), 3x3 for small images, or patches of 4x4 pixels."""
+    kernel, stride, padding = {"standard": (7, 2, 3), "small": (3, 1, 1), "patch": (4, 4, 0)}[name]
+    return nn.Conv2d(3, width, kernel, stride=stride, padding=padding, bias=False)
 
 
 class ResNetSmall(nn.Module):
-    """A ResNet of four stages with one basic block each, widths w, 2w, 4w, 8w; output `(N, 8w)`, average pooled.
+    """A ResNet of three bottleneck blocks, w, 2w and 2w channels wide inside, 4w, 8w and 8w outside; output `(N, 8w)`.
 
-    The block is torchvision's BasicBlock (He et al. 2016, section 3.3). Its last batch-norm starts at one: starting at zero, as
-    the larger networks do, costs a run of a few hundred steps most of what it has time to learn.
+    The block is torchvision's Bottleneck (He et al. 2016, section 4.1): most of its layers mix channels pixel by pixel, which is
+    where a run of a few hundred steps learns colours. Its last batch-norm starts at one: starting at zero, as the larger
+    networks do, costs so short a run most of what it has time to learn.
     """
 
-    def __init__(self, width: int = 32, stem: str = "stride2") -> None:
+    def __init__(self, width: int = 32, stem: str = "patch") -> None:
         super().__init__()
         self.dim = 8 * width
         pool = nn.MaxPool2d(3, 2, 1) if stem == "standard" else nn.Identity()
-        self.stem = nn.Sequential(_stem(stem, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True), pool)
-        stages, channels = [], width
-        for stage in range(4):
-            out, stride = width * 2**stage, 1 if stage == 0 else 2
-            shortcut = (
-                nn.Sequential(nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out))
-                if stride != 1
-                else None
-            )
-            block = torchvision.models.resnet.BasicBlock(channels, out, stride, shortcut)
-            stages.append(block)
-            channels = out
-        self.stages = nn.Sequential(*stages)
+        self.stem = nn.Sequential(_stem(stem, 4 * width), nn.BatchNorm2d(4 * width), nn.ReLU(inplace=True), pool)
+        shortcut = nn.Sequential(nn.Conv2d(4 * width, self.dim, 1, stride=2, bias=False), nn.BatchNorm2d(self.dim))
+        self.blocks = nn.Sequential(
+            Bottleneck(4 * width, width),
+            Bottleneck(4 * width, 2 * width, stride=2, downsample=shortcut),
+            Bottleneck(self.dim, 2 * width),
+        )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.stages(self.stem(images)).mean(dim=(2, 3))
+        return self.blocks(self.stem(images)).mean(dim=(2, 3))
 
 
-def build_backbone(name: str, width: int = 32, stem: str = "stride2") -> nn.Module:
+def build_backbone(name: str, width: int = 32, stem: str = "patch") -> nn.Module:
     """A backbone `(N, 3, H, W) -> (N, dim)` with attribute `dim`; normalised images in (see `normalise`).
 
-    `name` is one of BACKBONES; `width` are the channels of resnet_small's first stage (the others have the published
-    widths); `stem` one of STEMS: "standard" (7x7/2 and max-pool), "small" (3x3), "stride2" (3x3/2). A torchvision ResNet
+    `name` is one of BACKBONES; `width` is w of resnet_small (the others have the published
+    widths); `stem` one of STEMS: "standard" (7x7/2 and max-pool), "small" (3x3), "patch" (4x4/4). A torchvision ResNet
     keeps torchvision's parameter names, so its state loads there strictly once `fc` is left out. Raises InputError.
     """
     check_choice("backbone", name, BACKBONES)

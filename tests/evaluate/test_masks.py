@@ -9,7 +9,7 @@ from mastlib.spec import RunSpec
 from mastlib.training import fit
 
 TINY = {
-    "backbone": "resnet_small", "stem": "stride2", "width": 4, "expander": (16, 16, 12), "image_size": 16, "images": 128,
+    "backbone": "resnet_small", "stem": "patch", "width": 4, "expander": (16, 16, 12), "image_size": 16, "images": 128,
     "batch_size": 32, "epochs": 1, "warmup_epochs": 0, "optimizer": "adamw", "lr": 1e-3,
 }  # fmt: skip
 

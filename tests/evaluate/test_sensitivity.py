@@ -29,7 +29,7 @@ def test_features_ignore_their_cue_and_nothing_else(cue):
 
 def test_a_colour_task_suffers_from_grey_images():
     pools = {name: load_pool(name, 32, 2500) for name in ("objects", "latents")}
-    spec = RunSpec(backbone="resnet_small", width=16, stem="stride2", image_size=32)
+    spec = RunSpec(backbone="resnet_small", width=16, stem="patch", image_size=32)
     frame = sensitivity(spec, [0, 1], pools, (1e-2, 1.0, 100.0), tasks=["hue", "position"])
     assert set(frame["cue"]) == set(CUES) and set(frame["n"]) == {2}
     change = frame.set_index(["task", "cue"])["mean"]

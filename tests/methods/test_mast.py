@@ -11,7 +11,7 @@ from mastlib.spec import RunSpec
 
 NAMES = ("crop", "flip", "color", "grayscale", "blur")
 SMALL = {"expander": (32, 32, 24), "width": 8, "batch_size": 16, "images": 64, "epochs": 1, "warmup_epochs": 0}
-SMALL |= {"backbone": "resnet_small", "stem": "stride2", "image_size": 16}
+SMALL |= {"backbone": "resnet_small", "stem": "patch", "image_size": 16}
 
 
 def build(names=NAMES, **changes):
