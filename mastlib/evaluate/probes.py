@@ -24,7 +24,7 @@ SPLITS = ("train", "val", "test")
 CONSTANT = 1e-6  # a feature whose deviation is below this share of its size is rounding noise, not to be blown up
 PATH_TOLERANCE, PATH_STEPS = 3e-2, 60  # to compare penalties by validation
 FINAL_TOLERANCE, FINAL_STEPS = 1e-3, 1000  # for the classifier that is tested
-REACH = 200.0  # penalties down to this fraction of the best so far are tried: two decades, whatever the grid's ratio
+DOUBT = 2.0  # weaker penalties are tried until validation is this many standard errors below the best
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def logistic_probe(
     labels `(M,)`: class names, missing (NaN, None) where an image has none; split `(M,)`: "train", "val", "test",
     anything else is left out. Test images of a class that was not fitted count as errors. The objective is strictly
     convex, so the order does not matter: penalties are tried from strong to weak, each from the solution before, and no
-    more once two decades below the best have brought nothing as good.
+    more once validation has fallen two standard errors, sqrt(p (1 - p) / n) of the best p, below the best.
     Raises InputError for an empty split, fewer than two classes in train, or a bad `weights` or `metric`.
     Source: AugSelf (Lee et al. 2021), linear evaluation; standardising is ours, so that no backbone's scale decides.
     """
@@ -117,10 +117,11 @@ def logistic_probe(
     fitted: dict[float, Tensor] = {}
     path: dict[float, float] = {}
     for weight in reversed(grid):
-        if path and weight < min(w for w in path if path[w] == max(path.values())) / REACH:
-            break
         fitted[weight] = start = _fit(design, truth, weight, start, PATH_TOLERANCE, PATH_STEPS)
         path[weight] = _judge(_predict(start, held_out, classes), names["val"])[metric]
+        top = max(path.values())
+        if top - path[weight] > DOUBT * math.sqrt(top * (1 - top) / len(val)):
+            break
     path = {weight: path[weight] for weight in sorted(path)}
     best = max(path, key=lambda weight: path[weight])  # the first of equals, in ascending order
 

@@ -17,7 +17,7 @@ from mastlib import losses
 from mastlib.methods.base import Method
 from mastlib.spec import RunSpec
 
-TAU_RANGE = (0.01, 10.0)  # bounds of the pair variance: beyond them a few pairs would rule, or none would count
+TAU_RANGE = (0.1, 10.0)  # bounds of the pair variance: beyond them a few pairs would rule, or none would count
 
 
 class MAST(Method):
