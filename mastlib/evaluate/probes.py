@@ -23,7 +23,7 @@ SPLITS = ("train", "val", "test")
 
 CONSTANT = 1e-6  # a feature whose deviation is below this share of its size is rounding noise, not to be blown up
 PATH_TOLERANCE, PATH_STEPS = 3e-2, 60  # to compare penalties by validation
-FINAL_TOLERANCE, FINAL_STEPS = 1e-3, 1000  # for the classifier that is tested
+FINAL_TOLERANCE, FINAL_STEPS = 3e-5, 1000  # for the classifier that is tested; times the root of its images
 DOUBT = 2.0  # weaker penalties are tried until validation is this many standard errors below the best
 
 
@@ -130,7 +130,9 @@ def logistic_probe(
     final = _Design(torch.cat([train, val]), standardise, True, torch.float32)
     start = torch.zeros(len(classes), final.x.shape[1], device=features.device)
     start[np.searchsorted(classes, seen_classes)] = (fitted[best].double() @ design.basis.T @ final.basis).float()
-    solution = _fit(final, _codes(both, classes, features), best, start, FINAL_TOLERANCE, FINAL_STEPS)
+    solution = _fit(
+        final, _codes(both, classes, features), best, start, FINAL_TOLERANCE * math.sqrt(len(both)), FINAL_STEPS
+    )
     return ProbeResult(
         **_judge(_predict(solution, final.rotate(test), classes), names["test"]),
         majority=majority_accuracy(both, names["test"]),

@@ -25,6 +25,11 @@ def grey(images: Tensor) -> Tensor:
     return torch.as_tensor(luma).round().to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
 
 
+def original(images: Tensor) -> Tensor:
+    """The images as they are."""
+    return images
+
+
 def _turned(quarters: int) -> Callable[[Tensor], Tensor]:
     return lambda images: images.rot90(quarters, (2, 3))
 
@@ -33,15 +38,17 @@ def _turned(quarters: int) -> Callable[[Tensor], Tensor]:
 CUES: Mapping[str, Sequence[Callable[[Tensor], Tensor]]] = MappingProxyType(
     {
         "colour": (grey,),
-        "mirror": (_turned(0), lambda images: images.flip(3)),
-        "orientation": tuple(_turned(quarters) for quarters in range(4)),
+        "mirror": (original, lambda images: images.flip(3)),
+        "orientation": (original, *(_turned(quarters) for quarters in (1, 2, 3))),
     }
 )
 
 
-def invariant_features(backbone: nn.Module, images: Tensor, cue: str) -> Tensor:
-    """Features `(N, D)` of `images` `(N, 3, H, W)` uint8, averaged over the versions that differ in `cue`."""
-    return torch.stack([extract(backbone, version(images).contiguous()) for version in CUES[cue]]).mean(dim=0)
+def cue_features(backbone: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Features `(N, D)` of `images` `(N, 3, H, W)` uint8 by cue, averaged over the versions that differ in it; "": as they are."""
+    versions = {version for cue in CUES.values() for version in cue} | {original}
+    of = {version: extract(backbone, version(images).contiguous()) for version in versions}
+    return {"": of[original]} | {cue: torch.stack([of[v] for v in made]).mean(dim=0) for cue, made in CUES.items()}
 
 
 def sensitivity(
@@ -61,8 +68,7 @@ def sensitivity(
             torch.manual_seed(seed)
             backbone = build_backbone(spec.backbone, spec.width, spec.stem)
         for pool in pools.values():
-            features = {"": extract(backbone, pool.images)}
-            features |= {cue: invariant_features(backbone, pool.images, cue) for cue in CUES}
+            features = cue_features(backbone, pool.images)
             for name in list_tasks() if tasks is None else tasks:
                 if get_task(name).pool == pool.name:
                     for cue, x in features.items():

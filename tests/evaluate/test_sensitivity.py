@@ -5,7 +5,8 @@ import torch
 from torchvision.transforms.v2 import functional as TF
 
 from mastlib.data.pools import load_pool
-from mastlib.evaluate.sensitivity import CUES, grey, invariant_features, sensitivity
+from mastlib.evaluate.features import extract
+from mastlib.evaluate.sensitivity import CUES, cue_features, grey, sensitivity
 from mastlib.models.backbones import build_backbone
 from mastlib.spec import RunSpec
 
@@ -20,11 +21,16 @@ def test_grey_is_torchvisions():
 @pytest.mark.parametrize("cue", CUES)
 def test_features_ignore_their_cue_and_nothing_else(cue):
     net = build_backbone("resnet_small", 8)
-    base = invariant_features(net, IMAGES, cue)
+    base = cue_features(net, IMAGES)[cue]
     for other, change in CHANGES.items():
-        moved = (invariant_features(net, change(IMAGES).contiguous(), cue) - base).abs().max()
+        moved = (cue_features(net, change(IMAGES).contiguous())[cue] - base).abs().max()
         implied = cue == other or (cue, other) == ("colour", "colour")
         assert (moved < 1e-4) == implied, (cue, other, float(moved))
+
+
+def test_without_a_cue_features_are_the_images_own():
+    net = build_backbone("resnet_small", 8)
+    torch.testing.assert_close(cue_features(net, IMAGES)[""], extract(net, IMAGES))
 
 
 def test_a_colour_task_suffers_from_grey_images():
