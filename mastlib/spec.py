@@ -75,7 +75,9 @@ class RunSpec:
     image_size: int = _setting(64, _integer(16, 512),
         doc="Side of an image and of its views, pixels. Source: this book.")
 
-    augmentations: str = _setting("vicreg", _choice("standard5", "vicreg", "spatial", "appearance"),
+    augmentations: str = _setting("vicreg", _choice(
+            "standard5", "extended15", "vicreg", "augself_weak", "augself_strong", "augself_rot", "augself_sol",
+            "spatial", "appearance"),
         doc="Preset that views are made with. Source: Bardes et al. 2022, appendix C; standard5: Huang et al. "
         "2023, section 1.")
     without: tuple[str, ...] = _setting((), _names,

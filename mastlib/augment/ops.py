@@ -110,3 +110,15 @@ def check_range(name: str, value: tuple[float, float], low: float, high: float) 
     if pair[0] > pair[1]:
         raise refuse(name, value, "a pair (low, high) with low <= high")
     return pair
+
+
+def random_sign(values: Tensor, generator: torch.Generator | None) -> Tensor:
+    """`values` with a fair sign each, drawn from `generator`."""
+    return torch.where(uniform(tuple(values.shape), 0.0, 1.0, generator) < 0.5, -values, values)
+
+
+def check_strength(name: str, value: tuple[float, float], most: float) -> tuple[float, float]:
+    """A range of absolute strengths, not beginning at 0 alone: else nothing would change. Raises InputError."""
+    pair = check_range(name, value, 0.0, most)
+    check_float(f"{name}[1]", pair[1], 1e-6, most)
+    return pair

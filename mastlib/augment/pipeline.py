@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mastlib.augment.geometry import Geometry, RandomResizedCrop, warp
+from mastlib.augment.colour import ColorJitter
+from mastlib.augment.geometry import Geometry, Move, RandomResizedCrop, warp
 from mastlib.augment.ops import Op, as_images, check_params, uniform
-from mastlib.errors import check_choice, check_int, refuse
+from mastlib.errors import check_choice, check_float, check_int, refuse
 
-PAIRINGS = ("independent", "isolate_one")
+PAIRINGS = ("independent", "isolate_one", "mixed", "leave_one_out")
 
 Params = dict[str, Tensor]  # name -> (N, p)
 Applied = dict[str, Tensor]  # name -> (N,) bool
@@ -25,13 +26,15 @@ class Views:
     `images` (V, N, 3, H, W) float32 in [0, 1]. `params[name]` (V, N, p): see each op for units; the identity where it
     was not applied. The crop is told in the source's frame: as seen in the view, x_c is 1 - x_c where flip = 1.
     `applied[name]` (V, N) bool. `changed` (N,) long: index of the augmentation in which views 0 and 1 differ (the crop
-    besides it under `crop_always`), -1 where several may.
+    besides it under `crop_always`), -1 where several may. `color_diff` (V, N, 3), on request: mean of each channel before
+    the colour jitter less that after it, 0 where it was not applied.
     """
 
     images: Tensor
     params: Params
     applied: Applied
     changed: Tensor
+    color_diff: Tensor | None = None
 
 
 class Pipeline:
@@ -71,14 +74,17 @@ class Pipeline:
             check_choice("an augmentation's name", name, params)
         return self._run(images, {op.name: check_params(op, images, params[op.name]) for op in self.ops})
 
-    def _run(self, images: Tensor, rows: Params) -> Tensor:
-        """`apply` without the checks, for input that has passed them."""
+    def _run(self, images: Tensor, rows: Params, color_diff: list[Tensor] | None = None) -> Tensor:
+        """`apply` without the checks, for input that has passed them; the change of colour is put into `color_diff`."""
         for stage in stages(self.ops):
             geometry = [op for op in stage if isinstance(op, Geometry)]
             if geometry:
                 images = warp(geometry, images, [rows[op.name] for op in geometry])
             else:
+                before = images
                 images = stage[0].run(images, rows[stage[0].name])
+                if color_diff is not None and isinstance(stage[0], ColorJitter):
+                    color_diff.append(before.mean(dim=(2, 3)) - images.mean(dim=(2, 3)))
         return images
 
     def views(
@@ -87,27 +93,66 @@ class Pipeline:
         pairing: str = "independent",
         generator: torch.Generator | None = None,
         crop_always: bool = True,
+        color_diff: bool = False,
+        isolated: float = 0.5,
     ) -> Views:
-        """Two views of each of `images` (N, 3, H, W), float in [0, 1] or uint8.
+        """Views of each of `images` (N, 3, H, W), float in [0, 1] or uint8; with `color_diff`, that is measured as well.
 
-        `independent`: everything is drawn twice, the usual pair of self-supervised learning. `isolate_one`: view 1
+        `independent`: two views, everything drawn twice, the usual pair of self-supervised learning. `isolate_one`: view 1
         has view 0's parameters except those of one augmentation, uniform over the pipeline for each image, which are
-        drawn anew and always differ; with `crop_always` the crop is drawn anew besides.
-        Raises InputError for another pairing, for bad images, and under `isolate_one` for an op that is never applied.
-        Source: MAST (Huang et al., ICLR 2023) for one invariance at a time; the pairing itself is our reading of it.
+        drawn anew and always differ; with `crop_always` the crop is drawn anew besides. `mixed`: an image's pair is an
+        isolated one with probability `isolated`, else an independent one (`changed` -1). `leave_one_out`: K + 2 views, a
+        query, a view with everything drawn anew, and for each of the K augmentations one that keeps the query's
+        parameters of it and draws the rest anew; `changed` is -1.
+        Raises InputError for another pairing, for bad images, where a pair is to be isolated in an op that is never applied,
+        for `isolated` outside [0, 1], and for `color_diff` without colour jitter.
+        Source: MAST (Huang et al., ICLR 2023) for one invariance at a time, the pairing itself is our reading of it;
+        leave_one_out: LooC (Xiao et al., ICLR 2021), section 3.
         """
         check_choice("pairing", pairing, PAIRINGS)
+        isolated = check_float("isolated", isolated, 0.0, 1.0)
+        if color_diff and not any(isinstance(op, ColorJitter) for op in self.ops):
+            raise refuse("color_diff", True, f"False, or a pipeline with color, not only {', '.join(self.names)}")
         images = as_images(images)
         first = self.sample(len(images), generator)
-        if pairing == "independent":
-            second, changed = self.sample(len(images), generator), torch.full((len(images),), -1)
+        n = len(images)
+        changed = torch.full((n,), -1)
+        drawn = [first]
+        if pairing == "leave_one_out":
+            drawn += [self._sharing(first, kept, n, generator) for kept in (None, *self.names)]
+        elif pairing == "independent":
+            drawn.append(self.sample(n, generator))
         else:
             second, changed = self._isolate_one(*first, generator, crop_always)
+            if pairing == "mixed":
+                alone = uniform((n,), 0.0, 1.0, generator) < isolated
+                second = self._either(alone, second, self.sample(n, generator))
+                changed = torch.where(alone, changed, -1)
+            drawn.append(second)
         device = images.device
-        params = {k: torch.stack([first[0][k], second[0][k]]).to(device) for k in self.names}
-        applied = {k: torch.stack([first[1][k], second[1][k]]).to(device) for k in self.names}
-        made = self._run(images.repeat(2, 1, 1, 1), {k: both.flatten(0, 1) for k, both in params.items()})
-        return Views(made.unflatten(0, (2, len(images))), params, applied, changed.to(device))
+        params = {k: torch.stack([one[0][k] for one in drawn]).to(device) for k in self.names}
+        applied = {k: torch.stack([one[1][k] for one in drawn]).to(device) for k in self.names}
+        colour: list[Tensor] | None = [] if color_diff else None
+        made = self._run(images.repeat(len(drawn), 1, 1, 1), {k: v.flatten(0, 1) for k, v in params.items()}, colour)
+        shape = (len(drawn), n)
+        moved = colour[0].unflatten(0, shape) if colour else None
+        return Views(made.unflatten(0, shape), params, applied, changed.to(device), moved)
+
+    def _sharing(
+        self, first: tuple[Params, Applied], kept: str | None, n: int, generator: torch.Generator | None
+    ) -> tuple[Params, Applied]:
+        """Everything drawn anew, but for the augmentation `kept`, which is as in `first`."""
+        params, applied = self.sample(n, generator)
+        if kept is not None:
+            params[kept], applied[kept] = first[0][kept], first[1][kept]
+        return params, applied
+
+    def _either(
+        self, choose: Tensor, yes: tuple[Params, Applied], no: tuple[Params, Applied]
+    ) -> tuple[Params, Applied]:
+        """The images' parameters from `yes` where `choose` (N,) is true, else from `no`."""
+        params = {k: torch.where(choose[:, None], yes[0][k], no[0][k]) for k in self.names}
+        return params, {k: torch.where(choose, yes[1][k], no[1][k]) for k in self.names}
 
     def _isolate_one(
         self, params: Params, applied: Applied, generator: torch.Generator | None, crop_always: bool
@@ -118,7 +163,9 @@ class Pipeline:
         new_params, new_applied = {}, {}
         for k, op in enumerate(self.ops):
             if op.p == 0:
-                raise refuse(f"{op.name}.p", op.p, "above 0 under pairing isolate_one, or a pipeline without it")
+                raise refuse(
+                    f"{op.name}.p", op.p, "above 0 where pairs differ in one augmentation, or a pipeline without it"
+                )
             redraw = changed == k
             if crop_always and isinstance(op, RandomResizedCrop):
                 redraw = torch.ones_like(redraw)
@@ -146,17 +193,21 @@ def draw_other(op: Op, params: Tensor, applied: Tensor, generator: torch.Generat
 
 
 def stages(ops: Sequence[Op]) -> list[list[Op]]:
-    """`ops` in groups that share one pass: neighbouring geometry, up to the next crop (its box is in its own input)."""
+    """`ops` in groups that share one pass: neighbouring geometry, up to the next crop (its box is in its own input).
+
+    Flips and quarter turns move whole pixels, so the result is that of one op after the other. A Move interpolates and
+    brings in black from outside its own frame, so it has a pass to itself.
+    """
     groups: list[list[Op]] = []
     for op in ops:
-        joins = isinstance(op, Geometry) and not isinstance(op, RandomResizedCrop)
-        if joins and groups and isinstance(groups[-1][0], Geometry):
+        joins = isinstance(op, Geometry) and not isinstance(op, RandomResizedCrop | Move)
+        if joins and groups and isinstance(groups[-1][0], Geometry) and not isinstance(groups[-1][0], Move):
             groups[-1].append(op)
         else:
             groups.append([op])
     return groups
 
 
-def audit(views: Views) -> Tensor:
-    """Which augmentations' parameters differ between views 0 and 1: (N, K) bool, in the pipeline's order."""
-    return torch.stack([(pair[0] != pair[1]).any(dim=1) for pair in views.params.values()], dim=1)
+def audit(views: Views, other: int = 1) -> Tensor:
+    """Which augmentations' parameters differ between view 0 and view `other`: (N, K) bool, in the pipeline's order."""
+    return torch.stack([(rows[0] != rows[other]).any(dim=1) for rows in views.params.values()], dim=1)

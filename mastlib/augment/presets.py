@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mastlib.augment.blur import GaussianBlur
+from mastlib.augment.blur import GaussianBlur, Sharpness
 from mastlib.augment.colour import ColorJitter, Grayscale
-from mastlib.augment.geometry import HorizontalFlip, RandomResizedCrop
+from mastlib.augment.geometry import (
+    HorizontalFlip,
+    RandomResizedCrop,
+    Rot90,
+    Rotate,
+    ShearX,
+    ShearY,
+    TranslateX,
+    TranslateY,
+)
+from mastlib.augment.levels import AutoContrast, Equalize, Posterize, Solarize
 from mastlib.augment.ops import Op
 from mastlib.augment.pipeline import Pipeline
 from mastlib.errors import InputError, check_choice, check_int, refuse
@@ -32,6 +42,18 @@ def standard5(image_size: int) -> list[Op]:
     return [RandomResizedCrop(image_size), HorizontalFlip(p=0.5), jitter, Grayscale(p=0.2), blur(image_size)]
 
 
+def extended15(image_size: int) -> list[Op]:
+    """`standard5` and ten more, each with p .5: autocontrast, equalize, posterize, rotate, sharpness, shears, solarize,
+    translations.
+
+    MAST (Huang et al., ICLR 2023) names five and says fifteen; which ten, and how strong, is our reading: the pool of
+    FixMatch and CLSA without what colour jitter does already, and CLSA's magnitudes (Wang and Qi, 2021, its code).
+    """
+    more: list[Op] = [AutoContrast(0.5), Equalize(0.5), Posterize(), Rotate(), Sharpness()]
+    more += [ShearX(), ShearY(), Solarize(), TranslateX(), TranslateY()]
+    return [*standard5(image_size), *more]
+
+
 def vicreg(image_size: int) -> list[Op]:
     """Crop .08-1, flip .5, jitter (.4, .4, .2, .1) p .8, grayscale .2, blur p .5: both views alike, NO solarization.
 
@@ -41,6 +63,40 @@ def vicreg(image_size: int) -> list[Op]:
     crop = RandomResizedCrop(image_size, scale=(0.08, 1.0))
     jitter = ColorJitter(0.4, 0.4, 0.2, 0.1, p=0.8)
     return [crop, HorizontalFlip(p=0.5), jitter, Grayscale(p=0.2), blur(image_size)]
+
+
+def _colour(image_size: int, strength: float) -> list[Op]:
+    """AugSelf's pipeline with jitter (.4, .4, .4, .1) and grayscale .2, both times `strength`."""
+    crop, flip, _, _, softened = standard5(image_size)
+    jitter = ColorJitter(0.4 * strength, 0.4 * strength, 0.4 * strength, 0.1 * strength, p=0.8)
+    return [crop, flip, jitter, Grayscale(p=0.2 * strength), softened]
+
+
+def augself_weak(image_size: int) -> list[Op]:
+    """`standard5` with half the colour: jitter (.2, .2, .2, .05), grayscale .1.
+
+    Source: AugSelf (Lee et al., NeurIPS 2021), code, STL-10, `color_aug` weak.
+    """
+    return _colour(image_size, 0.5)
+
+
+def augself_strong(image_size: int) -> list[Op]:
+    """`standard5` with twice the colour: jitter (.8, .8, .8, .2), grayscale .4.
+
+    Source: AugSelf (Lee et al., NeurIPS 2021), code, STL-10, `color_aug` strong.
+    """
+    return _colour(image_size, 2.0)
+
+
+def augself_rot(image_size: int) -> list[Op]:
+    """`standard5` and then, p .5, 0 to 3 quarter turns: a real turn with p .375. Source: AugSelf (NeurIPS 2021), code."""
+    return [*standard5(image_size), Rot90(p=0.375)]
+
+
+def augself_sol(image_size: int) -> list[Op]:
+    """`standard5` and solarization after the jitter, p .5, threshold U(0, 1). Source: AugSelf (NeurIPS 2021), code."""
+    crop, flip, jitter, grayscale, softened = standard5(image_size)
+    return [crop, flip, jitter, Solarize((0.0, 1.0), p=0.5), grayscale, softened]
 
 
 def spatial(image_size: int) -> list[Op]:
@@ -58,7 +114,12 @@ def appearance(image_size: int) -> list[Op]:
 
 PRESETS: dict[str, Callable[[int], list[Op]]] = {
     "standard5": standard5,
+    "extended15": extended15,
     "vicreg": vicreg,
+    "augself_weak": augself_weak,
+    "augself_strong": augself_strong,
+    "augself_rot": augself_rot,
+    "augself_sol": augself_sol,
     "spatial": spatial,
     "appearance": appearance,
 }

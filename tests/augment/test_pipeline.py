@@ -171,6 +171,30 @@ def test_isolate_one_keeps_the_first_views_distribution() -> None:
         assert abs(rate - op.p) <= 5 * (op.p * (1 - op.p) / n) ** 0.5
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_mixed_pairs_are_isolated_as_often_as_asked_and_else_ordinary(share: float) -> None:
+    views = ALL.views(noise(2000), "mixed", seeded(), crop_always=False, isolated=share)
+    alone, differs = views.changed >= 0, audit(views)
+    assert alone.float().mean().item() == pytest.approx(share, abs=0.04)
+    assert (differs[alone].sum(dim=1) == 1).all()
+    assert torch.equal(differs[alone].int().argmax(dim=1), views.changed[alone])
+    if share < 1:
+        expected = audit(ALL.views(noise(2000), "independent", seeded(1))).float().mean(0)
+        assert torch.allclose(differs[~alone].float().mean(0), expected, atol=0.05)
+
+
+def test_leave_one_out_keeps_one_augmentation_of_the_query_in_each_key() -> None:
+    views = ALL.views(noise(1500), "leave_one_out", seeded())
+    assert views.images.shape == (len(NAMES) + 2, 1500, 3, 24, 24) and (views.changed == -1).all()
+    ordinary = audit(ALL.views(noise(1500), "independent", seeded(1))).float().mean(0)
+    assert torch.allclose(audit(views).float().mean(0), ordinary, atol=0.05)  # k_0: everything anew
+    for kept in range(len(NAMES)):
+        expected = ordinary.clone()
+        expected[kept] = 0
+        assert torch.allclose(audit(views, 2 + kept).float().mean(0), expected, atol=0.05)
+        assert not audit(views, 2 + kept)[:, kept].any()
+
+
 def test_isolate_one_of_a_pipeline_without_crop_has_nothing_to_add() -> None:
     views = ALL.without("crop").views(noise(200), "isolate_one", seeded())
     assert torch.equal(audit(views), torch.nn.functional.one_hot(views.changed, 4).bool())
@@ -223,7 +247,8 @@ def test_bad_calls_are_refused() -> None:
         "color.p": lambda: ColorJitter(0.4, 0.4, 0.4, 0.1, p=-1),
         "blur": lambda: ALL.apply(noise(2), {k: v for k, v in params.items() if k != "blur"}),
         r"\(3, 4\)": lambda: ALL.apply(noise(3), params),
-        "isolate_one": lambda: Pipeline([HorizontalFlip(p=0.0)]).views(noise(2), "isolate_one"),
+        "isolated": lambda: ALL.views(noise(2), "mixed", isolated=1.5),
+        "one augmentation": lambda: Pipeline([HorizontalFlip(p=0.0)]).views(noise(2), "isolate_one"),
         "n = -1": lambda: ALL.sample(-1),
     }
     for said, attempt in attempts.items():

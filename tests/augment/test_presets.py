@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mastlib.augment import ColorJitter, GaussianBlur, Pipeline, RandomResizedCrop, get_pipeline, list_presets
+from mastlib.augment import ColorJitter, GaussianBlur, Pipeline, RandomResizedCrop, audit, get_pipeline, list_presets
 from mastlib.errors import InputError
 
 
@@ -14,16 +14,32 @@ def op_of(pipeline: Pipeline, kind: type) -> object:
 def test_presets_hold_the_published_augmentations() -> None:
     names = {name: get_pipeline(name, 96).names for name in list_presets()}
     five = ("crop", "flip", "color", "grayscale", "blur")
-    assert names == {"standard5": five, "vicreg": five, "spatial": five[:2], "appearance": five[2:]}
+    ten = ("autocontrast", "equalize", "posterize", "rotate", "sharpness", "shear_x", "shear_y", "solarize")
+    assert names == {
+        "standard5": five, "extended15": (*five, *ten, "translate_x", "translate_y"), "vicreg": five,
+        "augself_weak": five, "augself_strong": five, "augself_rot": (*five, "rot90"),
+        "augself_sol": (*five[:3], "solarize", *five[3:]), "spatial": five[:2], "appearance": five[2:],
+    }  # fmt: skip
+    assert [op.p for op in get_pipeline("extended15", 96).ops[5:]] == [0.5] * 10
     for name, crop_scale, widths in (
         ("standard5", (0.2, 1.0), [0.8, 0.8, 0.8, 0.2]),
         ("vicreg", (0.08, 1.0), [0.8, 0.8, 0.4, 0.2]),
+        ("augself_weak", (0.2, 1.0), [0.4, 0.4, 0.4, 0.1]),
+        ("augself_strong", (0.2, 1.0), [1.6, 1.6, 1.6, 0.4]),
     ):
         pipeline = get_pipeline(name, 96)
         crop, jitter = op_of(pipeline, RandomResizedCrop), op_of(pipeline, ColorJitter)
         assert isinstance(crop, RandomResizedCrop) and (crop.scale, crop.ratio) == (crop_scale, (3 / 4, 4 / 3))
         assert isinstance(jitter, ColorJitter) and torch.allclose(jitter.widths, torch.tensor(widths))
-        assert [op.p for op in pipeline.ops] == [1.0, 0.5, 0.8, 0.2, 0.5]
+        grayscale = {"augself_weak": 0.1, "augself_strong": 0.4}.get(name, 0.2)
+        assert [op.p for op in pipeline.ops] == [1.0, 0.5, 0.8, grayscale, 0.5]
+
+
+def test_a_quarter_turn_is_real_in_three_of_eight_views_and_every_one_as_often() -> None:
+    params, applied = get_pipeline("augself_rot", 96).sample(8000, torch.Generator().manual_seed(0))
+    shares = torch.bincount(params["rot90"][:, 0].long(), minlength=4) / 8000
+    assert torch.allclose(shares, torch.tensor([0.625, 0.125, 0.125, 0.125]), atol=0.02)
+    assert torch.equal(applied["rot90"], params["rot90"][:, 0] > 0)
 
 
 PUBLISHED = (0.1, 2.0)  # pixels
@@ -65,3 +81,23 @@ def test_bad_presets_are_refused(arguments: tuple[object, ...], said: str) -> No
     with pytest.raises(InputError, match=said) as error:
         get_pipeline(*arguments)  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_every_preset_is_its_operations_one_after_the_other(name: str) -> None:
+    """And deterministic, and the identity where nothing is applied, in both pairings."""
+    pipeline = get_pipeline(name, 24)
+    images = torch.rand(40, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    params, _ = pipeline.sample(40, torch.Generator().manual_seed(1))
+    expected = images
+    for op in pipeline.ops:
+        expected = op.apply(expected, params[op.name])
+    got = pipeline.apply(images, params)
+    assert torch.equal(got, pipeline.apply(images, params))
+    assert (got - expected).abs().flatten(1).amax(1).quantile(0.9) < 1e-4  # a level op may turn rounding into a step
+    nothing = {op.name: op.identity.expand(40, -1) for op in pipeline.ops}
+    assert torch.equal(pipeline.apply(images, nothing), images)
+    views = pipeline.views(images, "isolate_one", torch.Generator().manual_seed(2), crop_always=False)
+    changed = audit(views)
+    assert torch.equal(changed.sum(dim=1), torch.ones(40, dtype=torch.long))
+    assert torch.equal(changed.int().argmax(dim=1), views.changed)
