@@ -5,7 +5,7 @@ import torch
 from scipy.stats import kstest
 from torchvision.transforms.v2 import functional as tv
 
-from mastlib.augment import GaussianBlur
+from mastlib.augment import GaussianBlur, Sharpness
 from mastlib.augment.blur import default_kernel_size
 from mastlib.errors import InputError
 
@@ -51,3 +51,22 @@ def test_bad_blurs_are_refused(arguments: dict[str, object]) -> None:
 def test_kernel_that_does_not_fit_the_image_is_refused() -> None:
     with pytest.raises(InputError, match=r"blur.kernel_size = 23"):
         GaussianBlur(kernel_size=23).apply(torch.rand(1, 3, 11, 40), torch.ones(1, 1))
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (17, 23), (3, 3), (2, 9), (9, 1)])
+def test_sharpness_equals_torchvision(height: int, width: int) -> None:
+    images = torch.rand(6, 3, height, width, generator=torch.Generator().manual_seed(height))
+    factors = [0.0, 0.14, 0.86, 1.0, 1.5, 8.0]
+    before = images.clone()
+    got = Sharpness(factor=(0.0, 10.0)).apply(images, torch.tensor(factors)[:, None] - 1)
+    assert torch.equal(images, before) and torch.equal(got[3], images[3])  # a factor of 1 is the identity
+    for image, factor, view in zip(images, factors, got, strict=True):
+        assert (view - tv.adjust_sharpness(image, factor)).abs().max() < 1e-5
+
+
+def test_sampled_sharpness_fills_its_range_and_bad_ranges_are_refused() -> None:
+    drawn = Sharpness().sample(4000, torch.Generator().manual_seed(0))
+    assert kstest(drawn[:, 0] + 1, "uniform", args=(0.14, 0.72)).pvalue > 1e-3
+    for factor in ((0.86, 0.14), (-0.1, 0.5), 0.5):
+        with pytest.raises(InputError, match="sharpness"):
+            Sharpness(factor=factor)  # type: ignore[arg-type]
