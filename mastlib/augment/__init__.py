@@ -3,18 +3,9 @@
 from mastlib.augment.algebra import DESCRIPTORS, TARGETS, descriptors, differences, seen_crop
 from mastlib.augment.blur import GaussianBlur, Sharpness
 from mastlib.augment.colour import ColorJitter, Grayscale
-from mastlib.augment.geometry import (
-    HorizontalFlip,
-    RandomResizedCrop,
-    Rot90,
-    Rotate,
-    ShearX,
-    ShearY,
-    TranslateX,
-    TranslateY,
-    VerticalFlip,
-)
+from mastlib.augment.geometry import HorizontalFlip, RandomResizedCrop, Rot90, VerticalFlip
 from mastlib.augment.levels import AutoContrast, Equalize, Invert, Posterize, Solarize, SolarizeAdd
+from mastlib.augment.moves import Rotate, ShearX, ShearY, TranslateX, TranslateY
 from mastlib.augment.ops import Op
 from mastlib.augment.pipeline import PAIRINGS, Pipeline, Views, audit
 from mastlib.augment.presets import get_pipeline, list_presets

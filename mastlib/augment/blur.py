@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mastlib.augment.kernels import kernel
 from mastlib.augment.ops import Op, check_range, uniform
 from mastlib.errors import check_int, refuse
 
@@ -33,19 +34,39 @@ class GaussianBlur(Op):
         return uniform((n, 1), *self.sigma, generator)
 
     def transform(self, images: Tensor, params: Tensor) -> Tensor:
-        n, channels, height, width = images.shape
+        height, width = images.shape[2:]
         size = self.kernel_size or default_kernel_size(min(height, width))
         radius = size // 2
         if radius >= min(height, width):
             raise refuse("blur.kernel_size", size, f"less than twice the shorter side, here {min(height, width)}")
         offset = torch.arange(-radius, radius + 1, device=images.device)
-        kernel = torch.softmax(-(offset**2) / (2 * params**2), dim=1)  # (n, size); softmax also divides by the sum
-        kernel = kernel.repeat_interleave(channels, dim=0)
-        # Every image has a kernel of its own, so the batch becomes the channels of one image, each a group.
-        padded = functional.pad(images, [radius] * 4, mode="reflect").view(1, n * channels, height + size - 1, -1)
-        padded = functional.conv2d(padded, kernel.view(-1, 1, size, 1), groups=n * channels)
-        blurred = functional.conv2d(padded, kernel.view(-1, 1, 1, size), groups=n * channels)
-        return blurred.view(n, channels, height, width).clamp_(0, 1)  # rounding only
+        weights = torch.softmax(-(offset**2) / (2 * params**2), dim=1)[:, radius:]  # softmax also divides by the sum
+        padded = functional.pad(images, [radius] * 4, mode="reflect")
+        return along_columns(along_rows(padded, weights, radius), weights, radius)
+
+
+@kernel
+def along_rows(images: Tensor, weights: Tensor, radius: int) -> Tensor:
+    """w_0 x_0 + sum_i w_i (x_-i + x_i) in each row of `images` (N, 3, H, W + 2 radius); `weights` (N, radius + 1)."""
+    width = images.shape[3] - 2 * radius
+    weights = weights[:, :, None, None, None]
+    total = images[..., radius : radius + width] * weights[:, 0]
+    for i in range(1, radius + 1):
+        sides = images[..., radius - i : radius - i + width] + images[..., radius + i : radius + i + width]
+        total = total.addcmul_(sides, weights[:, i])
+    return total
+
+
+@kernel
+def along_columns(images: Tensor, weights: Tensor, radius: int) -> Tensor:
+    """As `along_rows`, in each column of `images` (N, 3, H + 2 radius, W)."""
+    height = images.shape[2] - 2 * radius
+    weights = weights[:, :, None, None, None]
+    total = images[..., radius : radius + height, :] * weights[:, 0]
+    for i in range(1, radius + 1):
+        sides = images[..., radius - i : radius - i + height, :] + images[..., radius + i : radius + i + height, :]
+        total = total.addcmul_(sides, weights[:, i])
+    return total
 
 
 class Sharpness(Op):
@@ -66,16 +87,15 @@ class Sharpness(Op):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return uniform((n, 1), *self.factor, generator) - 1
 
-    def transform(self, images: Tensor, params: Tensor) -> Tensor:
+    @staticmethod
+    @kernel
+    def transform(images: Tensor, params: Tensor) -> Tensor:
         if min(images.shape[2:]) < 3:
             return images
-        kernel = images.new_ones(3, 3)
-        kernel[1, 1] = 5
-        inner = images[:, :, 1:-1, 1:-1]
-        smooth = functional.conv2d(images, (kernel / 13).expand(3, 1, 3, 3), groups=3)
-        sharpened = images.clone()
-        sharpened[:, :, 1:-1, 1:-1] = (inner + params[:, :, None, None] * (inner - smooth)).clamp_(0, 1)
-        return sharpened
+        three = images[..., :-2] + images[..., 1:-1] + images[..., 2:]
+        middle = images[:, :, 1:-1, 1:-1]
+        smooth = (three[:, :, :-2] + three[:, :, 1:-1] + three[:, :, 2:] + 4 * middle) / 13
+        return (images + functional.pad(params[:, :, None, None] * (middle - smooth), [1] * 4)).clamp_(0, 1)
 
 
 def default_kernel_size(side: int) -> int:

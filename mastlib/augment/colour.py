@@ -7,7 +7,8 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from mastlib.augment.ops import Op, uniform
+from mastlib.augment.kernels import kernel, on_rows
+from mastlib.augment.ops import Op, resident, uniform
 from mastlib.errors import check_float, refuse
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -46,23 +47,26 @@ class ColorJitter(Op):
         return torch.cat([offsets, order.to(offsets.dtype)], dim=1)
 
     def transform(self, images: Tensor, params: Tensor) -> Tensor:
-        # Three of the four sub-ops are blends x -> f x + (1 - f) gray, so one pass serves whichever of them each image
-        # is at. Images sorted by when their hue turn comes (before blend 0, 1 or 2, or last) are slices, not copies.
+        return self._jitter(images, params, torch.ones(len(params), dtype=torch.bool, device=params.device))
+
+    def run(self, images: Tensor, params: Tensor) -> Tensor:
+        return self._jitter(images, params, self.active(params))
+
+    def _jitter(self, images: Tensor, params: Tensor, rows: Tensor) -> Tensor:
+        # Three of the four sub-ops are blends x -> f x + (1 - f) t, so one pass serves whichever of them each image is
+        # at; its hue turns before blend 0, 1 or 2, or last.
         order = params[:, 4].long()
-        turn = HUE_TURN.to(order.device)[order]
-        by_turn = turn.argsort()
-        change = (params[:, :4] * self.widths.to(params.device))[by_turn]  # factor - 1 three times, shift in turns
-        blends = BLENDS.to(order.device)[order[by_turn]]
-        images = images.index_select(0, by_turn)
-        start = 0
-        for position, count in enumerate(turn.bincount(minlength=4).tolist()):
-            now = slice(start, start + count)
-            images[now] = shift_hue(images[now], change[now, HUE])
-            start += count
+        turn = resident(HUE_TURN, order.device)[order]
+        blends = resident(BLENDS, order.device)[order]
+        change = params[:, :4] * resident(self.widths, order.device)  # factor - 1 three times, shift in turns
+        for position in range(4):
+            images = on_rows(images, rows & (turn == position), shift_hue, change[:, HUE])
             if position < 3:
-                kind = blends[:, position : position + 1]
-                blend_(images, kind, 1 + change.gather(1, kind))
-        return images.index_select(0, by_turn.argsort())
+                kind = blends[:, position, None]
+                factor = 1 + change.gather(1, kind)
+                of_gray, of_mean = (1 - factor) * (kind == SATURATION), (1 - factor) * (kind == CONTRAST)
+                images = on_rows(images, rows, blend, torch.cat([factor, of_gray, of_mean], dim=1))
+        return images
 
 
 class Grayscale(Op):
@@ -74,38 +78,42 @@ class Grayscale(Op):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return torch.ones(n, 1, device=generator.device if generator is not None else None)
 
-    def transform(self, images: Tensor, params: Tensor) -> Tensor:
-        return gray(images).repeat(1, 3, 1, 1)
+    @staticmethod
+    @kernel
+    def transform(images: Tensor, params: Tensor) -> Tensor:
+        return gray(images)[:, None].repeat(1, 3, 1, 1)
 
 
 def gray(images: Tensor) -> Tensor:
-    """(N, 1, H, W): .2989 R + .587 G + .114 B, torchvision's digits of BT.601."""
-    red, green, blue = images.split(1, dim=1)
+    """(N, H, W): .2989 R + .587 G + .114 B, torchvision's digits of BT.601."""
+    red, green, blue = images.unbind(1)
     return (red * 0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
 
 
-def blend_(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
-    """In place: f x + (1 - f) t, clamped to [0, 1]; t is 0, mean gray or gray by `kind`, f is `factor`, (N, 1) each."""
-    own = gray(images)
-    mean = own.mean(dim=(1, 2, 3), keepdim=True)
-    factor, kind = factor[:, :, None, None], kind[:, :, None, None]
-    target = own.mul_((1 - factor) * (kind == SATURATION)).add_((1 - factor) * (kind == CONTRAST) * mean)
-    return images.mul_(factor).add_(target).clamp_(0, 1)
+@kernel
+def blend(images: Tensor, weights: Tensor) -> Tensor:
+    """f x + a g + b m, clamped to [0, 1]: `images`, their gray g and its mean m; `weights` (N, 3) hold f, a, b."""
+    own, of_gray, of_mean = (weights[:, i, None, None, None] for i in range(3))
+    luma = gray(images)[:, None]
+    return (own * images).add_(of_gray * luma + of_mean * luma.mean(dim=(2, 3), keepdim=True)).clamp_(0, 1)
 
 
+@kernel
 def shift_hue(images: Tensor, shift: Tensor) -> Tensor:
     """`images` (N, 3, H, W) with `shift` (N,) turns added to the hue of HSV; saturation and value stay.
 
     With V = max, C = max - min and h the hue, channel R, G, B has its peak at h = 0, 1/3, 2/3 of a turn and is
-    V - C clamp(6 d - 1, 0, 1), d the distance from the peak round the circle, in turns: HSV's six cases in one line.
+    V - clamp(6 C d - C, 0, C), d the distance from the peak round the circle, in turns: HSV's six cases in one line.
     """
     red, green, blue = images.unbind(1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    circle = 6 * chroma  # everything is measured in units of chroma, so nothing is divided and gray stays gray
     green_or_blue = torch.where(value == green, blue - red + 2 * chroma, red - green + 4 * chroma)
-    hue = torch.where(value == red, green - blue, green_or_blue)
-    hue.div_(6 * chroma + (chroma == 0)).add_(shift[:, None, None])  # gray: C = 0, any h will do
-    peak = torch.tensor([0, 1 / 3, 2 / 3], device=images.device).view(3, 1, 1)
-    distance = hue[:, None] - peak
-    distance.sub_(distance.round()).abs_()
-    return distance.mul_(6).sub_(1).clamp_(0, 1).mul_(-chroma[:, None]).add_(value[:, None])
+    hue = torch.where(value == red, green - blue, green_or_blue).addcmul_(circle, shift[:, None, None])
+    channels = []
+    for peak in range(3):
+        distance = (hue - 2 * peak * chroma).abs_()  # at most 8/6 of the circle
+        distance = torch.minimum(distance, (circle - distance).abs_())
+        channels.append(value - torch.minimum(distance.sub_(chroma).clamp_(min=0), chroma))
+    return torch.stack(channels, dim=1)

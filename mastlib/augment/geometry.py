@@ -1,16 +1,21 @@
-"""Augmentations that move pixels. Neighbours in a pipeline share one resampling: their matrices are multiplied."""
+"""Augmentations that choose or move whole pixels of the frame, and the resampling that neighbours share.
+
+Each is an affine map of coordinates; in one pass, the matrices of several are multiplied.
+"""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mastlib.augment.ops import Op, check_range, check_strength, on_rows, random_sign, uniform
+from mastlib.augment.kernels import kernel, on_rows
+from mastlib.augment.ops import Op, check_range, resident, uniform
 from mastlib.errors import check_float, check_int, refuse
 
 WHOLE_FRAME = torch.tensor([0.5, 0.5, 1.0, 1.0])  # (y_c, x_c, h, w)
@@ -20,18 +25,18 @@ class Geometry(Op):
     """An augmentation that is an affine map of image coordinates, x in [-1, 1] left to right, y top to bottom."""
 
     size: tuple[int, int] | None = None  # (height, width) of the output; None = that of the input
+    outside = "border"  # what is read beyond the frame: its "border" repeated, or "zeros"
 
     @abstractmethod
-    def matrix(self, params: Tensor) -> Tensor:
-        """(N, 3, 3): where in the input (x, y, 1) each point (x, y, 1) of the output is looked up."""
+    def matrix(self, params: Tensor, aspect: float) -> Tensor:
+        """(N, 3, 3): where in the input (x, y, 1) each point (x, y, 1) of the output is looked up; `aspect`: height / width."""
 
     def box(self, params: Tensor) -> Tensor:
         """(N, 4): the part (y_c, x_c, h, w) of the input, in fractions, whose pixels may be read."""
-        return WHOLE_FRAME.to(params.device).expand(len(params), 4)
+        return resident(WHOLE_FRAME, params.device).expand(len(params), 4)
 
     def transform(self, images: Tensor, params: Tensor) -> Tensor:
-        height, width = self.size or images.shape[2:]
-        return resample(images, self.matrix(params), self.box(params), (height, width))
+        return resample([self], images, [params])
 
     def run(self, images: Tensor, params: Tensor) -> Tensor:
         return warp([self], images, [params])
@@ -82,108 +87,12 @@ class RandomResizedCrop(Geometry):
         place = torch.where(found, uniform((n, 2), 0.0, 1.0, generator), 0.5)
         return torch.cat([side / 2 + place * (1 - side), side], dim=1)
 
-    def matrix(self, params: Tensor) -> Tensor:
+    def matrix(self, params: Tensor, aspect: float) -> Tensor:
         y, x, h, w = params.unbind(1)
         return affine([[w, 0, 2 * x - 1], [0, h, 2 * y - 1]], params)
 
     def box(self, params: Tensor) -> Tensor:
         return params
-
-
-class Move(Geometry):
-    """A map that leaves the frame: what comes from outside is black, and its edge is blended in, as by torchvision.
-
-    One signed parameter, its size drawn evenly from `strength` (low, high) and its sign by a fair coin; 0 where not applied.
-    """
-
-    identity = torch.zeros(1)
-    most = 1.0  # largest strength accepted
-
-    def __init__(self, strength: tuple[float, float], p: float = 0.5) -> None:
-        super().__init__(p)
-        self.strength = check_strength(f"{self.name}.strength", strength, self.most)
-
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        return random_sign(uniform((n, 1), *self.strength, generator), generator)
-
-    def transform(self, images: Tensor, params: Tensor) -> Tensor:
-        height, width = images.shape[2:]
-        return look_up(images, points(self.matrix_for(params, height / width), (height, width)), "zeros")
-
-    def matrix(self, params: Tensor) -> Tensor:
-        return self.matrix_for(params, 1.0)
-
-    @abstractmethod
-    def matrix_for(self, params: Tensor, aspect: float) -> Tensor:
-        """`matrix` for images whose height is `aspect` times their width."""
-
-
-class Rotate(Move):
-    """Turned about the centre: degrees, counter-clockwise as seen. Source: CLSA (Wang and Qi, 2021), code: 3 to 27."""
-
-    name = "rotate"
-    most = 180.0
-
-    def __init__(self, strength: tuple[float, float] = (3.0, 27.0), p: float = 0.5) -> None:
-        super().__init__(strength, p)
-
-    def matrix_for(self, params: Tensor, aspect: float) -> Tensor:
-        angle = torch.deg2rad(params[:, 0])
-        cos, sin = angle.cos(), angle.sin()
-        return affine([[cos, -sin * aspect, 0], [sin / aspect, cos, 0]], params)
-
-
-class ShearX(Move):
-    """Rows read s pixels further to the right for each pixel further down, so that a positive s leans the image to the left.
-
-    The top edge stays where it is. Source: CLSA (Wang and Qi, 2021), code: .03 to .27; PIL's affine transform (1, s, 0, 0, 1, 0).
-    """
-
-    name = "shear_x"
-
-    def __init__(self, strength: tuple[float, float] = (0.03, 0.27), p: float = 0.5) -> None:
-        super().__init__(strength, p)
-
-    def matrix_for(self, params: Tensor, aspect: float) -> Tensor:
-        shear = params[:, 0] * aspect
-        return affine([[1, shear, shear], [0, 1, 0]], params)
-
-
-class ShearY(Move):
-    """Columns read s pixels further down for each pixel further to the right; the left edge stays. Source: as ShearX."""
-
-    name = "shear_y"
-
-    def __init__(self, strength: tuple[float, float] = (0.03, 0.27), p: float = 0.5) -> None:
-        super().__init__(strength, p)
-
-    def matrix_for(self, params: Tensor, aspect: float) -> Tensor:
-        shear = params[:, 0] / aspect
-        return affine([[1, 0, 0], [shear, 1, shear]], params)
-
-
-class TranslateX(Move):
-    """Moved to the right by a fraction of the width. Source: CLSA (Wang and Qi, 2021), code: .03 to .27."""
-
-    name = "translate_x"
-
-    def __init__(self, strength: tuple[float, float] = (0.03, 0.27), p: float = 0.5) -> None:
-        super().__init__(strength, p)
-
-    def matrix_for(self, params: Tensor, aspect: float) -> Tensor:
-        return affine([[1, 0, -2 * params[:, 0]], [0, 1, 0]], params)
-
-
-class TranslateY(Move):
-    """Moved down by a fraction of the height. Source: as TranslateX."""
-
-    name = "translate_y"
-
-    def __init__(self, strength: tuple[float, float] = (0.03, 0.27), p: float = 0.5) -> None:
-        super().__init__(strength, p)
-
-    def matrix_for(self, params: Tensor, aspect: float) -> Tensor:
-        return affine([[1, 0, 0], [0, 1, -2 * params[:, 0]]], params)
 
 
 class HorizontalFlip(Geometry):
@@ -195,7 +104,7 @@ class HorizontalFlip(Geometry):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return torch.ones(n, 1, device=generator.device if generator is not None else None)
 
-    def matrix(self, params: Tensor) -> Tensor:
+    def matrix(self, params: Tensor, aspect: float) -> Tensor:
         return affine([[1 - 2 * params[:, 0], 0, 0], [0, 1, 0]], params)
 
     def transform(self, images: Tensor, params: Tensor) -> Tensor:
@@ -211,7 +120,7 @@ class VerticalFlip(Geometry):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return torch.ones(n, 1, device=generator.device if generator is not None else None)
 
-    def matrix(self, params: Tensor) -> Tensor:
+    def matrix(self, params: Tensor, aspect: float) -> Tensor:
         return affine([[1, 0, 0], [0, 1 - 2 * params[:, 0], 0]], params)
 
     def transform(self, images: Tensor, params: Tensor) -> Tensor:
@@ -235,20 +144,24 @@ class Rot90(Geometry):
         device = generator.device if generator is not None else None
         return torch.randint(1, 4, (n, 1), generator=generator, device=device).float()
 
-    def matrix(self, params: Tensor) -> Tensor:
-        turns = params[:, 0].long() % 4
-        cos = torch.tensor([1.0, 0.0, -1.0, 0.0], device=params.device)[turns]
-        sin = torch.tensor([0.0, 1.0, 0.0, -1.0], device=params.device)[turns]
+    def matrix(self, params: Tensor, aspect: float) -> Tensor:
+        check_square(aspect)
+        angle = params[:, 0] * (math.pi / 2)
+        cos, sin = angle.cos().round_(), angle.sin().round_()
         return affine([[cos, -sin, 0], [sin, cos, 0]], params)
 
     def transform(self, images: Tensor, params: Tensor) -> Tensor:
-        if images.shape[2] != images.shape[3]:
-            raise refuse("rot90's images", f"{images.shape[2]} x {images.shape[3]} pixels", "square images")
+        check_square(images.shape[2] / images.shape[3])
         turned = images.clone()
         for quarters in (1, 2, 3):
-            rows = params[:, 0] == quarters
-            turned[rows] = images[rows].rot90(quarters, (2, 3))
+            turned = on_rows(turned, params[:, 0] == quarters, partial(torch.rot90, k=quarters, dims=(2, 3)))
         return turned
+
+
+def check_square(aspect: float) -> None:
+    """InputError unless height / width is 1."""
+    if aspect != 1:
+        raise refuse("rot90's images", f"height / width = {aspect:g}", "square images")
 
 
 def affine(rows: Sequence[Sequence[Tensor | float]], params: Tensor) -> Tensor:
@@ -261,53 +174,50 @@ def affine(rows: Sequence[Sequence[Tensor | float]], params: Tensor) -> Tensor:
 
 
 def warp(ops: Sequence[Geometry], images: Tensor, params: Sequence[Tensor]) -> Tensor:
-    """`images` under `ops` in order, in one resampling; only the first op may be a crop, whose box is the source's.
-
-    Output coordinates pass the last op first: input point = A_1 A_2 ... A_m (output point).
-    """
+    """`images`, which may be overwritten, under `ops` in order, in one pass; only the first may be a crop."""
     height, width = ops[0].size or images.shape[2:]
-    if len(images) == 0:
-        return images.new_zeros(0, 3, height, width)
 
     def change(chosen: Tensor, *rows: Tensor) -> Tensor:
-        if len(ops) == 1:
-            return ops[0].transform(chosen, rows[0])
-        matrix = ops[0].matrix(rows[0])
-        for op, row in zip(ops[1:], rows[1:], strict=True):
-            matrix = matrix @ op.matrix(row)
-        return resample(chosen, matrix, ops[0].box(rows[0]), (height, width))
+        return ops[0].transform(chosen, rows[0]) if len(ops) == 1 else resample(ops, chosen, rows)
 
-    resized = images.shape[2:] != (height, width)
+    if len(images) == 0:
+        return images.new_zeros(0, 3, height, width)
+    if images.shape[2:] != (height, width):
+        return change(images, *params)
     active = torch.stack([op.active(row) for op, row in zip(ops, params, strict=True)]).any(dim=0)
-    return on_rows(images, active | resized, change, *params)
+    return on_rows(images, active, change, *params)
 
 
-def resample(images: Tensor, matrix: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear look-up of `images` (N, 3, H, W) at `matrix` (N, 3, 3) times each output pixel's centre: (N, 3, *size).
+def resample(ops: Sequence[Geometry], images: Tensor, params: Sequence[Tensor]) -> Tensor:
+    """`images` (N, 3, H, W) looked up bilinearly where `ops` in order put each output pixel's centre: (N, 3, *size).
 
-    A point is first moved to the nearest one between the centres of the outermost pixels of `box` (N, 4), so that
-    nothing outside the box bleeds in (torchvision: crop, then resize with repeated borders).
+    Output coordinates pass the last op first: input point = A_1 A_2 ... A_m (output point). A point is then moved to the
+    nearest one between the centres of the outermost pixels of the first op's box, so that nothing outside the box
+    bleeds in (torchvision: crop, then resize with repeated borders).
     """
-    grid = points(matrix, size)
-    pixel = torch.tensor([1 / images.shape[3], 1 / images.shape[2]], device=images.device)
-    centre = 2 * box[:, [1, 0]] - 1
-    reach = (box[:, [3, 2]] - pixel).clamp_(min=0)  # a box thinner than a pixel reads its centre line
-    grid.clamp_((centre - reach)[:, :, None, None], (centre + reach)[:, :, None, None])
+    height, width = ops[0].size or images.shape[2:]
+    matrix = ops[0].matrix(params[0], images.shape[2] / images.shape[3])
+    for op, row in zip(ops[1:], params[1:], strict=True):
+        matrix = matrix @ op.matrix(row, height / width)
+    y, x, h, w = ops[0].box(params[0]).unbind(1)
+    reach = torch.stack([w - 1 / images.shape[3], h - 1 / images.shape[2]], dim=1).clamp_(min=0)  # of a thin box: 0
+    centre = torch.stack([2 * x - 1, 2 * y - 1], dim=1)
+    grid = points(matrix, centre - reach, centre + reach, height, width).permute(0, 2, 3, 1)
     # "border" also catches the rounding of a box that ends at the frame.
-    return look_up(images, grid, "border")
+    return functional.grid_sample(images, grid, padding_mode=ops[0].outside, align_corners=False)
 
 
-def points(matrix: Tensor, size: tuple[int, int]) -> Tensor:
-    """Where each output pixel's centre is looked up: `matrix` (N, 3, 3) times it, (N, 2, *size), x and y as channels."""
-    height, width = size
+@kernel
+def points(matrix: Tensor, low: Tensor, high: Tensor, height: int, width: int) -> Tensor:
+    """Where each output pixel's centre is looked up: `matrix` (N, 3, 3) times it, within [low, high] (N, 2) each.
+
+    (N, 2, height, width): x and y, from -1 to 1 over the frame.
+    """
     x = (2 * torch.arange(width, device=matrix.device) + 1) / width - 1
     y = (2 * torch.arange(height, device=matrix.device) + 1) / height - 1
-    by_x, by_y, shift = (matrix[:, :2, i, None, None] for i in range(3))  # (N, 2, 1, 1)
-    return by_x * x + (by_y * y[:, None] + shift)
-
-
-def look_up(images: Tensor, grid: Tensor, outside: str) -> Tensor:
-    """`images` read bilinearly at `grid` (N, 2, H, W); `outside` the frame: "border" repeats it, "zeros" is black."""
-    grid = grid.permute(0, 2, 3, 1)
-    read = functional.grid_sample(images, grid, padding_mode=outside, align_corners=False)
-    return read.clamp_(0, 1)  # of rounding only
+    found = []
+    for i in range(2):
+        by_x, by_y, shift = (matrix[:, i, j, None, None] for j in range(3))  # (N, 1, 1)
+        point = by_x * x + (by_y * y[:, None] + shift)
+        found.append(point.clamp(low[:, i, None, None], high[:, i, None, None]))
+    return torch.stack(found, dim=1)

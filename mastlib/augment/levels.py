@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mastlib.augment.kernels import kernel
 from mastlib.augment.ops import Op, check_range, uniform
 from mastlib.errors import check_int, refuse
 
@@ -28,7 +29,9 @@ class AutoContrast(Switch):
 
     name = "autocontrast"
 
-    def transform(self, images: Tensor, params: Tensor) -> Tensor:
+    @staticmethod
+    @kernel
+    def transform(images: Tensor, params: Tensor) -> Tensor:
         low, high = images.amin(dim=(2, 3), keepdim=True), images.amax(dim=(2, 3), keepdim=True)
         flat = low == high
         return ((images - low.masked_fill(flat, 0)) / (high - low).masked_fill(flat, 1)).clamp_(0, 1)
@@ -60,7 +63,9 @@ class Invert(Switch):
 
     name = "invert"
 
-    def transform(self, images: Tensor, params: Tensor) -> Tensor:
+    @staticmethod
+    @kernel
+    def transform(images: Tensor, params: Tensor) -> Tensor:
         return 1 - images
 
 
@@ -84,7 +89,9 @@ class Posterize(Op):
         device = generator.device if generator is not None else None
         return torch.randint(self.bits[0], self.bits[1] + 1, (n, 1), generator=generator, device=device).float()
 
-    def transform(self, images: Tensor, params: Tensor) -> Tensor:
+    @staticmethod
+    @kernel
+    def transform(images: Tensor, params: Tensor) -> Tensor:
         levels = torch.exp2(params)[:, :, None, None]
         return torch.minimum((images * levels).floor_(), levels - 1) / levels
 
@@ -106,7 +113,9 @@ class Solarize(Op):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return uniform((n, 1), *self.threshold, generator)
 
-    def transform(self, images: Tensor, params: Tensor) -> Tensor:
+    @staticmethod
+    @kernel
+    def transform(images: Tensor, params: Tensor) -> Tensor:
         return torch.where(images >= params[:, :, None, None], 1 - images, images)
 
 
@@ -119,7 +128,6 @@ class SolarizeAdd(Op):
 
     name = "solarize_add"
     identity = torch.zeros(1)
-    below = 0.5
 
     def __init__(self, addition: tuple[float, float] = (0.0, 110 / 256), p: float = 0.5) -> None:
         super().__init__(p)
@@ -128,6 +136,8 @@ class SolarizeAdd(Op):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return uniform((n, 1), *self.addition, generator)
 
-    def transform(self, images: Tensor, params: Tensor) -> Tensor:
+    @staticmethod
+    @kernel
+    def transform(images: Tensor, params: Tensor) -> Tensor:
         raised = (images + params[:, :, None, None]).clamp_(max=1)
-        return torch.where(images < self.below, raised, images)
+        return torch.where(images < 0.5, raised, images)

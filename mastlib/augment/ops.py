@@ -8,11 +8,12 @@ follows from these four.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from mastlib.augment.kernels import on_rows
 from mastlib.errors import check_float, refuse
 
 ROUNDING = 1e-5  # how far beyond [0, 1] an interpolation done elsewhere may have gone
@@ -37,52 +38,59 @@ class Op(ABC):
 
     @abstractmethod
     def transform(self, images: Tensor, params: Tensor) -> Tensor:
-        """Every one of `images` (N, 3, H, W), float32 in [0, 1], changed as its row of `params` (N, p) says."""
+        """Every one of `images` (N, 3, H, W), float32 in [0, 1], changed as its row of `params` (N, p) says.
+
+        `images` may be overwritten; the result may stray from [0, 1] by rounding.
+        """
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         """`images` (N, 3, H, W), float in [0, 1] or uint8, under `params` (N, p): float32 in [0, 1]; deterministic.
 
         Images whose row is the identity come back bit for bit. Raises InputError where a shape or range is wrong.
         """
-        images = as_images(images)
-        return self.run(images, check_params(self, images, params))
+        check_images(images)
+        params = check_params(self, images, params)
+        return self.run(to_float(images.clone()), params).clamp_(0, 1)
 
     def run(self, images: Tensor, params: Tensor) -> Tensor:
-        """`apply` without the checks, for input that has passed them."""
+        """`transform` in the rows that `params` (N, p) changes; `images` (N, 3, H, W) float32 may be overwritten."""
         return on_rows(images, self.active(params), self.transform, params)
 
     def active(self, params: Tensor) -> Tensor:
         """Which rows of `params` (N, p) differ from the identity: (N,) bool."""
-        return (params != self.identity.to(params.device)).any(dim=1)
+        return (params != resident(self.identity, params.device)).any(dim=1)
 
 
-def on_rows(images: Tensor, rows: Tensor, change: Callable[..., Tensor], *per_image: Tensor) -> Tensor:
-    """`images` with `change(images, *per_image)` in the rows where `rows` (N,) is true; the input stays untouched."""
-    index = rows.nonzero().squeeze(1)
-    if len(index) == 0:
-        return images
-    if len(index) == len(images):
-        return change(images, *per_image)
-    # index_select and index_copy move whole images; boolean masks would do the same several times slower.
-    changed = change(images.index_select(0, index), *(rest.index_select(0, index) for rest in per_image))
-    return images.index_copy(0, index, changed)
+def resident(constant: Tensor, device: torch.device) -> Tensor:
+    """`constant` on `device`, moved there once only: each copy makes the host wait for the device."""
+    return constant if constant.device == device else _moved(constant, device)
 
 
-def as_images(images: Tensor) -> Tensor:
-    """`images` (N, 3, H, W) as float32 in [0, 1]; uint8 is divided by 255. Raises InputError for anything else."""
+@cache
+def _moved(constant: Tensor, device: torch.device) -> Tensor:
+    return constant.to(device)
+
+
+def check_images(images: Tensor) -> None:
+    """Raises InputError unless `images` are (N, 3, H, W), uint8 or float in [0, 1].
+
+    Values that are not on the CPU are taken on trust: to look at them, the host would have to wait.
+    """
     accepted = "a tensor (N, 3, H, W), float in [0, 1] or uint8"
     if not isinstance(images, Tensor):
         raise refuse("images", type(images).__name__, accepted)
     right_type = images.dtype == torch.uint8 or images.is_floating_point()
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:] or not right_type:
         raise refuse("images", f"{tuple(images.shape)} {images.dtype}", accepted)
-    if images.dtype == torch.uint8:
-        return images.float().div_(255)
-    if len(images):
+    if images.is_floating_point() and images.device.type == "cpu" and len(images):
         low, high = (bound.item() for bound in torch.aminmax(images))  # one pass, and NaN comes through as NaN
         if not (low >= -ROUNDING and high <= 1 + ROUNDING):
             raise refuse("images", f"values from {low:g} to {high:g}", accepted)
-    return images.float()
+
+
+def to_float(images: Tensor) -> Tensor:
+    """`images` that passed `check_images`, as float32 in [0, 1]; uint8 is divided by 255."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images.float()
 
 
 def check_params(op: Op, images: Tensor, params: Tensor) -> Tensor:

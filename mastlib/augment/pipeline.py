@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 
 from mastlib.augment.colour import ColorJitter
-from mastlib.augment.geometry import Geometry, Move, RandomResizedCrop, warp
-from mastlib.augment.ops import Op, as_images, check_params, uniform
+from mastlib.augment.geometry import Geometry, RandomResizedCrop, warp
+from mastlib.augment.kernels import compiled
+from mastlib.augment.moves import Move
+from mastlib.augment.ops import Op, check_images, check_params, resident, to_float, uniform
 from mastlib.errors import check_choice, check_float, check_int, refuse
 
 PAIRINGS = ("independent", "isolate_one", "mixed", "leave_one_out")
+
+CACHED_FLOATS = 2**21  # of the views in the making: 8 MiB
 
 Params = dict[str, Tensor]  # name -> (N, p)
 Applied = dict[str, Tensor]  # name -> (N,) bool
@@ -40,11 +44,16 @@ class Views:
 class Pipeline:
     """`ops` in order; sampling and applying are apart, and `apply` is deterministic.
 
+    `exact`: what interpolates has a pass of its own, so the result is that of one op after the other; otherwise
+    neighbouring moves (rotation, shears, translations) share one, which blurs less than two do.
+    `compiled`: the arithmetic runs as compiled code (torch.compile; needs a C++ compiler where images are on the CPU),
+    several times as fast once compiled, which takes up to a minute on a machine's first use; results agree to rounding.
     Raises InputError where there is no op or two have the same name.
     """
 
-    def __init__(self, ops: Sequence[Op]) -> None:
+    def __init__(self, ops: Sequence[Op], exact: bool = True, compiled: bool = False) -> None:
         self.ops = tuple(ops)
+        self.exact, self.compiled = exact, compiled
         self.names = tuple(op.name for op in self.ops)
         if not self.ops:
             raise refuse("ops", [], "at least one augmentation")
@@ -54,7 +63,7 @@ class Pipeline:
     def without(self, name: str) -> Pipeline:
         """The pipeline that lacks the augmentation `name`; InputError if it has none of that name or no other."""
         check_choice("without", name, self.names)
-        return Pipeline([op for op in self.ops if op.name != name])
+        return Pipeline([op for op in self.ops if op.name != name], self.exact, self.compiled)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Params, Applied]:
         """Parameters name -> (n, p) and whether applied name -> (n,) bool, independent across images and ops."""
@@ -69,23 +78,39 @@ class Pipeline:
 
         Without a crop, the images keep their size. Raises InputError where a shape, a range or a name is wrong.
         """
-        images = as_images(images)
+        check_images(images)
         for name in self.names:
             check_choice("an augmentation's name", name, params)
-        return self._run(images, {op.name: check_params(op, images, params[op.name]) for op in self.ops})
+        rows = {op.name: check_params(op, images, params[op.name])[None] for op in self.ops}
+        return self._render(images, rows)[0][0]
 
-    def _run(self, images: Tensor, rows: Params, color_diff: list[Tensor] | None = None) -> Tensor:
-        """`apply` without the checks, for input that has passed them; the change of colour is put into `color_diff`."""
-        for stage in stages(self.ops):
-            geometry = [op for op in stage if isinstance(op, Geometry)]
-            if geometry:
-                images = warp(geometry, images, [rows[op.name] for op in geometry])
-            else:
-                before = images
-                images = stage[0].run(images, rows[stage[0].name])
-                if color_diff is not None and isinstance(stage[0], ColorJitter):
-                    color_diff.append(before.mean(dim=(2, 3)) - images.mean(dim=(2, 3)))
-        return images
+    @torch.no_grad()
+    def _render(
+        self, images: Tensor, rows: Params, color_diff: bool = False, out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Views (V, N, 3, h, w) of checked `images` under `rows` name -> (V, N, p), and the change of colour (V, N, 3)."""
+        versions, n = next(iter(rows.values())).shape[:2]
+        sizes = [op.size for op in self.ops if isinstance(op, Geometry) and op.size is not None]
+        height, width = sizes[-1] if sizes else images.shape[2:]
+        shape = (versions, n, 3, height, width)
+        made = images.new_empty(shape, dtype=torch.float32) if out is None else check_out(out, shape, images.device)
+        moved = made.new_zeros(versions, n, 3) if color_diff else None
+        # On a CPU a few images at a time, so that what one operation writes the next reads from the cache.
+        step = max(1, CACHED_FLOATS // (3 * height * width)) if images.device.type == "cpu" else max(1, versions * n)
+        with compiled(self.compiled):
+            for start in range(0, versions * n, step):
+                part = slice(start, min(start + step, versions * n))
+                source = torch.arange(part.start, part.stop, device=images.device) % n
+                view = to_float(images.index_select(0, source))
+                for stage in stages(self.ops, self.exact):
+                    params = [rows[op.name].flatten(0, 1)[part] for op in stage]
+                    if moved is not None and isinstance(stage[0], ColorJitter):
+                        moved.flatten(0, 1)[part] = view.mean(dim=(2, 3))
+                    view = run_stage(stage, view, params)
+                    if moved is not None and isinstance(stage[0], ColorJitter):
+                        moved.flatten(0, 1)[part] -= view.mean(dim=(2, 3))
+                torch.clamp(view, 0, 1, out=made.flatten(0, 1)[part])
+        return made, moved
 
     def views(
         self,
@@ -95,6 +120,7 @@ class Pipeline:
         crop_always: bool = True,
         color_diff: bool = False,
         isolated: float = 0.5,
+        out: Tensor | None = None,
     ) -> Views:
         """Views of each of `images` (N, 3, H, W), float in [0, 1] or uint8; with `color_diff`, that is measured as well.
 
@@ -104,6 +130,7 @@ class Pipeline:
         isolated one with probability `isolated`, else an independent one (`changed` -1). `leave_one_out`: K + 2 views, a
         query, a view with everything drawn anew, and for each of the K augmentations one that keeps the query's
         parameters of it and draws the rest anew; `changed` is -1.
+        `out` (V, N, 3, H, W): where the images are written; a loop that keeps one buffer is spared fresh memory each time.
         Raises InputError for another pairing, for bad images, where a pair is to be isolated in an op that is never applied,
         for `isolated` outside [0, 1], and for `color_diff` without colour jitter.
         Source: MAST (Huang et al., ICLR 2023) for one invariance at a time, the pairing itself is our reading of it;
@@ -113,7 +140,7 @@ class Pipeline:
         isolated = check_float("isolated", isolated, 0.0, 1.0)
         if color_diff and not any(isinstance(op, ColorJitter) for op in self.ops):
             raise refuse("color_diff", True, f"False, or a pipeline with color, not only {', '.join(self.names)}")
-        images = as_images(images)
+        check_images(images)
         first = self.sample(len(images), generator)
         n = len(images)
         changed = torch.full((n,), -1)
@@ -132,11 +159,8 @@ class Pipeline:
         device = images.device
         params = {k: torch.stack([one[0][k] for one in drawn]).to(device) for k in self.names}
         applied = {k: torch.stack([one[1][k] for one in drawn]).to(device) for k in self.names}
-        colour: list[Tensor] | None = [] if color_diff else None
-        made = self._run(images.repeat(len(drawn), 1, 1, 1), {k: v.flatten(0, 1) for k, v in params.items()}, colour)
-        shape = (len(drawn), n)
-        moved = colour[0].unflatten(0, shape) if colour else None
-        return Views(made.unflatten(0, shape), params, applied, changed.to(device), moved)
+        made, moved = self._render(images, params, color_diff, out)
+        return Views(made, params, applied, changed.to(device), moved)
 
     def _sharing(
         self, first: tuple[Params, Applied], kept: str | None, n: int, generator: torch.Generator | None
@@ -179,29 +203,54 @@ def draw(op: Op, n: int, generator: torch.Generator | None) -> tuple[Tensor, Ten
     """`n` rows of parameters (n, p), the identity where not applied, and whether applied (n,) with probability `p`."""
     params = op.sample(n, generator)
     applied = uniform((n,), 0.0, 1.0, generator) < op.p
-    return torch.where(applied[:, None], params, op.identity.to(params.device)), applied
+    return torch.where(applied[:, None], params, resident(op.identity, params.device)), applied
 
 
 def draw_other(op: Op, params: Tensor, applied: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """As `draw`, but no row equals its row of `params` (n, p): where chance repeats it, the op goes on or off."""
     always = op.sample(len(params), generator)
-    identity = op.identity.to(params.device)
+    identity = resident(op.identity, params.device)
     on = uniform((len(params),), 0.0, 1.0, generator) < op.p
     repeated = (torch.where(on[:, None], always, identity) == params).all(dim=1)
     on = torch.where(repeated, ~applied, on)
     return torch.where(on[:, None], always, identity), on
 
 
-def stages(ops: Sequence[Op]) -> list[list[Op]]:
-    """`ops` in groups that share one pass: neighbouring geometry, up to the next crop (its box is in its own input).
+def check_out(out: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """`out` if views of `shape` can be written to it, else InputError."""
+    if (
+        not isinstance(out, Tensor)
+        or (out.shape, out.dtype, out.device) != (shape, torch.float32, device)
+        or not out.is_contiguous()
+    ):
+        found = f"{tuple(out.shape)} {out.dtype} on {out.device}" if isinstance(out, Tensor) else out
+        raise refuse("out", found, f"a contiguous tensor {shape} torch.float32 on {device}")
+    return out
 
-    Flips and quarter turns move whole pixels, so the result is that of one op after the other. A Move interpolates and
-    brings in black from outside its own frame, so it has a pass to itself.
+
+def run_stage(stage: Sequence[Op], images: Tensor, params: Sequence[Tensor]) -> Tensor:
+    """`images`, which may be overwritten, after the ops of one stage."""
+    if isinstance(stage[0], Geometry):
+        return warp(stage, images, params)  # type: ignore[arg-type]
+    return stage[0].run(images, params[0])
+
+
+def stages(ops: Sequence[Op], exact: bool = True) -> list[list[Op]]:
+    """`ops` in groups that share one pass: flips and quarter turns, and the crop before them.
+
+    They move whole pixels, so the result is that of one op after the other. A crop reads a box of its own input, and a
+    Move interpolates and brings in black from outside its own frame: each begins a pass, but for moves that follow
+    moves where `exact` is false.
     """
     groups: list[list[Op]] = []
     for op in ops:
-        joins = isinstance(op, Geometry) and not isinstance(op, RandomResizedCrop | Move)
-        if joins and groups and isinstance(groups[-1][0], Geometry) and not isinstance(groups[-1][0], Move):
+        before = groups[-1][0] if groups else None
+        if isinstance(op, Move):
+            joins = isinstance(before, Move) and not exact
+        else:
+            joins = isinstance(op, Geometry) and not isinstance(op, RandomResizedCrop)
+            joins = joins and isinstance(before, Geometry) and not isinstance(before, Move)
+        if joins:
             groups[-1].append(op)
         else:
             groups.append([op])

@@ -6,17 +6,9 @@ from collections.abc import Callable, Sequence
 
 from mastlib.augment.blur import GaussianBlur, Sharpness
 from mastlib.augment.colour import ColorJitter, Grayscale
-from mastlib.augment.geometry import (
-    HorizontalFlip,
-    RandomResizedCrop,
-    Rot90,
-    Rotate,
-    ShearX,
-    ShearY,
-    TranslateX,
-    TranslateY,
-)
+from mastlib.augment.geometry import HorizontalFlip, RandomResizedCrop, Rot90
 from mastlib.augment.levels import AutoContrast, Equalize, Posterize, Solarize
+from mastlib.augment.moves import Rotate, ShearX, ShearY, TranslateX, TranslateY
 from mastlib.augment.ops import Op
 from mastlib.augment.pipeline import Pipeline
 from mastlib.errors import InputError, check_choice, check_int, refuse

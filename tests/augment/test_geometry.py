@@ -94,7 +94,7 @@ class VerticalFlip(Geometry):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return torch.ones(n, 1)
 
-    def matrix(self, params: Tensor) -> Tensor:
+    def matrix(self, params: Tensor, aspect: float) -> Tensor:
         return affine([[1, 0, 0], [0, 1 - 2 * params[:, 0], 0]], params)
 
 
