@@ -38,9 +38,9 @@ PARTS = ("backbone", "method")
 def run_id(spec: RunSpec, data: str, closure: Mapping[str, str]) -> str:
     """16 hexadecimal digits that stand for the whole spec, the data's fingerprint and the code (see `source_closure`).
 
-    Raises InputError while `precision` or `memory_format` is "auto": what runs must be known.
+    Raises InputError while `precision`, `memory_format` or `compile` is "auto": what runs must be known.
     """
-    for name in ("precision", "memory_format"):
+    for name in ("precision", "memory_format", "compile"):
         if getattr(spec, name) == "auto":
             raise refuse(name, "auto", "a resolved value, for a run's identity depends on it")
     return _identity(spec.to_dict(), data, combine(closure))

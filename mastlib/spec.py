@@ -76,8 +76,8 @@ class RunSpec:
         doc="Side of an image and of its views, pixels. Source: this book.")
 
     augmentations: str = _setting("vicreg", _choice(
-            "standard5", "extended15", "vicreg", "augself_weak", "augself_strong", "augself_rot", "augself_sol",
-            "spatial", "appearance"),
+            "standard5", "moco_v2", "extended15", "vicreg", "augself_weak", "augself_default", "augself_strong",
+            "augself_rot", "augself_sol", "default", "spatial", "appearance"),
         doc="Preset that views are made with. Source: Bardes et al. 2022, appendix C; standard5: Huang et al. "
         "2023, section 1.")
     without: tuple[str, ...] = _setting((), _names,
@@ -143,6 +143,9 @@ class RunSpec:
         doc="Arithmetic of the network; auto: the faster on this machine. Source: this book.")
     memory_format: str = _setting("auto", _choice("auto", "contiguous", "channels_last"),
         doc="Layout of images in memory; auto: the faster on this machine. Source: this book.")
+    compile: str = _setting("auto", _choice("auto", "on", "off"),
+        doc="Augmentations run as compiled code; auto: where a compiler is found and the run makes enough views. "
+        "Source: this book.")
     seed: int = _setting(0, _integer(0, 2**32 - 1),
         doc="Seed of weights, order and views. Source: this book.")
     # fmt: on

@@ -21,6 +21,7 @@ try:
 except ImportError:  # the same class from its own, smaller package
     from lightning_fabric import Fabric
 
+from mastlib.augment.kernels import can_compile
 from mastlib.augment.pipeline import Pipeline
 from mastlib.augment.presets import get_pipeline
 from mastlib.closure import source_closure
@@ -43,6 +44,7 @@ logging.getLogger(f"{Fabric.__module__.rpartition('.')[0]}.utilities.rank_zero")
 MONITOR_IMAGES = (
     4096  # of the objects pool, training and validation concepts only: the test concepts are never looked at
 )
+COMPILED_PIXELS = 10**8  # of views: compiling takes longer than it saves a run that makes fewer
 CLEARLY_FASTER = 0.9  # a precision replaces the plainer one only when its step takes at most this share of the time
 
 
@@ -50,10 +52,15 @@ def resolve(spec: RunSpec) -> RunSpec:
     """`spec` with "auto" precision and memory format decided by timing a few steps of its backbone on this machine.
 
     The choice is remembered under `outputs/cache`, so one machine decides once and a spec keeps its run identity.
+    "auto" compilation is on where the run makes at least COMPILED_PIXELS and torch.compile works here.
     """
+    device = Fabric(accelerator="auto", devices=1).device
+    if spec.compile == "auto":
+        pixels = 2 * spec.epochs * spec.images * spec.image_size**2
+        worth = pixels >= COMPILED_PIXELS and can_compile(device.type)
+        spec = spec.replace(compile="on" if worth else "off")
     if "auto" not in (spec.precision, spec.memory_format):
         return spec
-    device = Fabric(accelerator="auto", devices=1).device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     question = [name, torch.__version__, torch.get_num_threads(), spec.backbone, spec.width, spec.stem, spec.image_size]
     key = hashlib.sha256(json.dumps([*question, spec.precision, spec.memory_format]).encode()).hexdigest()[:16]
@@ -144,7 +151,7 @@ def fit(spec: RunSpec, *, progress: bool = True, store: RunStore | None = None) 
     Raises InputError before any training where the spec cannot be run.
     """
     spec, store = resolve(spec), store or RunStore()
-    pipeline = get_pipeline(spec.augmentations, spec.image_size, without=spec.without)
+    pipeline = get_pipeline(spec.augmentations, spec.image_size, spec.without, compiled=spec.compile == "on")
     closure = source_closure("mastlib.training", MODULES[spec.method])
     identity = run_id(spec, bank.fingerprint(), closure)
     finished = store.finished(identity)
@@ -170,6 +177,7 @@ def _train(spec: RunSpec, pipeline: Pipeline, writer: RunWriter, progress: bool)
     method.to(memory_format=layout_of(spec.memory_format))
     wrapped, optimizer = fabric.setup(method, build_optimizer(method, spec))
     steps = spec.images // spec.batch_size
+    room: Tensor | None = None  # the views' memory, used again at every step
     status, reason, watched, training_seconds = "ok", "", {"rank": math.nan, "knn": math.nan}, 0.0
     with bar(spec.epochs * steps, f"{spec.method} seed {spec.seed}", show=progress) as shown:
         for epoch in range(spec.epochs):
@@ -185,7 +193,9 @@ def _train(spec: RunSpec, pipeline: Pipeline, writer: RunWriter, progress: bool)
                         pairing=spec.pairing,
                         crop_always=spec.crop_always,
                         generator=generator(spec.seed, epoch, step, device=fabric.device),
+                        out=room,
                     )
+                    room = views.images
                     parts = wrapped(views, step)
                     optimizer.zero_grad()
                     fabric.backward(parts["loss"])

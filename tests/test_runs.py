@@ -22,7 +22,7 @@ from mastlib.spec import RunSpec
 
 SPEC = RunSpec(
     backbone="resnet_small", images=64, batch_size=32, epochs=1, warmup_epochs=0, precision="fp32",
-    memory_format="contiguous",
+    memory_format="contiguous", compile="off",
 )  # fmt: skip
 DATA, CLOSURE = "d" * 64, {"mastlib.a": "1" * 64, "mastlib.b": "2" * 64}
 STATE = {"w": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), "n": torch.tensor(7)}
@@ -67,7 +67,7 @@ CHANGES = {
     "mask_init": {"mask_init": 0.5}, "mask_lr": {"mask_lr": 10}, "mask_sparsity": {"mask_sparsity": 0.1},
     "scale_fix": {"scale_fix": "none"}, "subspace_loss": {"subspace_loss": "B"}, "uncertainty": {"uncertainty": "none"},
     "knn_every": {"knn_every": 1}, "precision": {"precision": "bf16"}, "seed": {"seed": 1},
-    "memory_format": {"memory_format": "channels_last"},
+    "memory_format": {"memory_format": "channels_last"}, "compile": {"compile": "on"},
 }  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def test_data_and_code_are_part_of_the_identity():
     assert identity(closure={**CLOSURE, "mastlib.c": "3" * 64}) != identity()
 
 
-@pytest.mark.parametrize("name", ["precision", "memory_format"])
+@pytest.mark.parametrize("name", ["precision", "memory_format", "compile"])
 def test_an_unresolved_spec_has_no_identity(name):
     with pytest.raises(InputError, match=f"^{name} = 'auto' cannot be used"):
         identity(SPEC.replace(**{name: "auto"}))

@@ -117,6 +117,24 @@ def test_auto_is_decided_once_and_remembered(monkeypatch, tmp_path):
     assert (kept.precision, kept.memory_format) == ("fp32", "contiguous")  # 5 % is not clearly faster
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_auto_compiles_long_runs_where_that_works(monkeypatch, works):
+    monkeypatch.setattr(training, "can_compile", lambda device: works)
+    long = TINY.replace(images=training.COMPILED_PIXELS // TINY.image_size**2, epochs=2)
+    assert resolve(long).compile == ("on" if works else "off")
+    assert resolve(TINY).compile == resolve(long.replace(compile="off")).compile == "off"
+    assert resolve(TINY.replace(compile="on")).compile == "on"
+
+
+@pytest.mark.parametrize("compile", ["on", "off"])
+def test_the_setting_reaches_the_pipeline(monkeypatch, tmp_path, compile):
+    made = []
+    monkeypatch.setattr(training, "_train", lambda spec, pipeline, writer, progress: made.append(pipeline.compiled))
+    with pytest.raises(AssertionError):  # nothing was trained, so nothing is found
+        fit(TINY.replace(compile=compile), progress=False, store=RunStore(tmp_path))
+    assert made == [compile == "on"]
+
+
 def test_what_the_augmentations_cannot_do_is_said_before_training(tmp_path):
     store = RunStore(tmp_path)
     with pytest.raises(InputError, match="without"):

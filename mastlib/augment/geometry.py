@@ -73,6 +73,8 @@ class RandomResizedCrop(Geometry):
         self.scale = check_range("crop.scale", scale, 1e-6, 1.0)
         self.ratio = check_range("crop.ratio", ratio, 1e-3, 1e3)
         self.aspect = check_float("crop.aspect", aspect, 1e-3, 1e3)
+        # The largest central box (h, w) within `ratio`, in fractions.
+        self.central = torch.tensor([min(1.0, self.aspect / self.ratio[0]), min(1.0, self.ratio[1] / self.aspect)])
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         area = uniform((n, self.tries), *self.scale, generator)
@@ -81,9 +83,10 @@ class RandomResizedCrop(Geometry):
         sides = torch.stack([(area / relative).sqrt(), (area * relative).sqrt()], dim=2)  # (n, tries, 2): h, w
         fits = (sides <= 1).all(dim=2)
         first = fits.int().argmax(dim=1)  # the first try that fits
-        central = sides.new_tensor([min(1.0, self.aspect / self.ratio[0]), min(1.0, self.ratio[1] / self.aspect)])
         found = fits.any(dim=1, keepdim=True)
-        side = torch.where(found, sides[torch.arange(n, device=sides.device), first], central)
+        side = torch.where(
+            found, sides[torch.arange(n, device=sides.device), first], resident(self.central, sides.device)
+        )
         place = torch.where(found, uniform((n, 2), 0.0, 1.0, generator), 0.5)
         return torch.cat([side / 2 + place * (1 - side), side], dim=1)
 

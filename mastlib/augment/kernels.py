@@ -80,12 +80,12 @@ def compiled(on: bool) -> Iterator[None]:
 
 
 @cache
-def can_compile() -> bool:
-    """Whether torch.compile works on this machine (it needs a C++ compiler); tried once, in about a second."""
+def can_compile(device: str = "cpu") -> bool:
+    """Whether torch.compile works for `device` here (a CPU needs a C++ compiler); tried once, in some seconds."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.compile(lambda x: (x + 1).sin())(torch.zeros(8))
+            torch.compile(lambda x: (x + 1).sin())(torch.zeros(8, device=device))
     except Exception:  # whatever it is that is missing
         return False
     return True

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from mastlib.augment.moves import Move
 from mastlib.augment.ops import Op, check_images, check_params, resident, to_float, uniform
 from mastlib.errors import check_choice, check_float, check_int, refuse
 
-PAIRINGS = ("independent", "isolate_one", "mixed", "leave_one_out")
+PAIRINGS = ("independent", "composed", "isolate_one", "mixed", "leave_one_out")
 
 CACHED_FLOATS = 2**21  # of the views in the making: 8 MiB
 
@@ -120,19 +121,22 @@ class Pipeline:
         crop_always: bool = True,
         color_diff: bool = False,
         isolated: float = 0.5,
+        weights: Mapping[str, float] | None = None,
         out: Tensor | None = None,
     ) -> Views:
         """Views of each of `images` (N, 3, H, W), float in [0, 1] or uint8; with `color_diff`, that is measured as well.
 
-        `independent`: two views, everything drawn twice, the usual pair of self-supervised learning. `isolate_one`: view 1
-        has view 0's parameters except those of one augmentation, uniform over the pipeline for each image, which are
-        drawn anew and always differ; with `crop_always` the crop is drawn anew besides. `mixed`: an image's pair is an
-        isolated one with probability `isolated`, else an independent one (`changed` -1). `leave_one_out`: K + 2 views, a
-        query, a view with everything drawn anew, and for each of the K augmentations one that keeps the query's
-        parameters of it and draws the rest anew; `changed` is -1.
+        `independent`: two views, everything drawn twice, the usual pair of self-supervised learning. `composed`: the same,
+        for a method that asks `audit` which augmentations a pair differs in. `isolate_one`: view 1 has view 0's
+        parameters except those of one augmentation, which are drawn anew and always differ; which one is uniform over the
+        pipeline for each image, or goes by `weights` name -> weight (1 where not named, 0 for never); with `crop_always`
+        the crop is drawn anew besides. `mixed`: an image's pair is an isolated one with probability `isolated`, else an
+        independent one (`changed` -1). `leave_one_out`: K + 2 views, a query, a view with everything drawn anew, and for
+        each of the K augmentations one that keeps the query's parameters of it and draws the rest anew; `changed` is -1.
         `out` (V, N, 3, H, W): where the images are written; a loop that keeps one buffer is spared fresh memory each time.
-        Raises InputError for another pairing, for bad images, where a pair is to be isolated in an op that is never applied,
-        for `isolated` outside [0, 1], and for `color_diff` without colour jitter.
+        Raises InputError for another pairing, for bad images or a bad `out`, where a pair is to be isolated in an op that
+        is never applied, for `isolated` outside [0, 1], for `weights` that are negative, all 0, of an unknown name or
+        without isolated pairs, and for `color_diff` without colour jitter.
         Source: MAST (Huang et al., ICLR 2023) for one invariance at a time, the pairing itself is our reading of it;
         leave_one_out: LooC (Xiao et al., ICLR 2021), section 3.
         """
@@ -140,17 +144,20 @@ class Pipeline:
         isolated = check_float("isolated", isolated, 0.0, 1.0)
         if color_diff and not any(isinstance(op, ColorJitter) for op in self.ops):
             raise refuse("color_diff", True, f"False, or a pipeline with color, not only {', '.join(self.names)}")
+        if weights is not None and pairing not in ("isolate_one", "mixed"):
+            raise refuse("weights", dict(weights), f"None with pairing = {pairing!r}")
+        shares = self._shares(weights)
         check_images(images)
-        first = self.sample(len(images), generator)
         n = len(images)
-        changed = torch.full((n,), -1)
+        first = self.sample(n, generator)
+        changed = torch.full((n,), -1, device=images.device)
         drawn = [first]
         if pairing == "leave_one_out":
             drawn += [self._sharing(first, kept, n, generator) for kept in (None, *self.names)]
-        elif pairing == "independent":
+        elif pairing in ("independent", "composed"):
             drawn.append(self.sample(n, generator))
         else:
-            second, changed = self._isolate_one(*first, generator, crop_always)
+            second, changed = self._isolate_one(*first, shares, generator, crop_always)
             if pairing == "mixed":
                 alone = uniform((n,), 0.0, 1.0, generator) < isolated
                 second = self._either(alone, second, self.sample(n, generator))
@@ -178,15 +185,32 @@ class Pipeline:
         params = {k: torch.where(choose[:, None], yes[0][k], no[0][k]) for k in self.names}
         return params, {k: torch.where(choose, yes[1][k], no[1][k]) for k in self.names}
 
+    def _shares(self, weights: Mapping[str, float] | None) -> list[float]:
+        """The probability of each augmentation to be the isolated one."""
+        weights = weights or {}
+        for name in weights:
+            check_choice("an augmentation's name in weights", name, self.names)
+        values = [check_float(f"weights[{name!r}]", weights.get(name, 1.0), 0.0, 1e6) for name in self.names]
+        if not any(values):
+            raise refuse("weights", dict(weights), "at least one above 0")
+        return [value / sum(values) for value in values]
+
     def _isolate_one(
-        self, params: Params, applied: Applied, generator: torch.Generator | None, crop_always: bool
+        self,
+        params: Params,
+        applied: Applied,
+        shares: Sequence[float],
+        generator: torch.Generator | None,
+        crop_always: bool,
     ) -> tuple[tuple[Params, Applied], Tensor]:
         """View 1's (parameters, whether applied), and the index of the augmentation in which it differs (N,)."""
-        some = next(iter(params.values()))
-        changed = torch.randint(len(self.ops), (len(some),), generator=generator, device=some.device)
+        place = uniform((len(next(iter(params.values()))),), 0.0, 1.0, generator)
+        changed = torch.zeros_like(place, dtype=torch.long)
+        for border in list(accumulate(shares))[:-1]:
+            changed += place >= border
         new_params, new_applied = {}, {}
         for k, op in enumerate(self.ops):
-            if op.p == 0:
+            if op.p == 0 and shares[k] > 0:
                 raise refuse(
                     f"{op.name}.p", op.p, "above 0 where pairs differ in one augmentation, or a pipeline without it"
                 )

@@ -28,10 +28,16 @@ def blur(image_size: int) -> GaussianBlur:
 def standard5(image_size: int) -> list[Op]:
     """Crop .2-1, flip .5, jitter (.4, .4, .4, .1) p .8, grayscale .2, blur sigma .1-2 p .5.
 
-    Source: MoCo v2 (Chen et al., 2020), its released code; AugSelf (Lee et al., NeurIPS 2021), STL-10 setting.
+    Source: AugSelf (Lee et al., NeurIPS 2021), STL-10 setting, its default colour; the five of MAST's list.
     """
     jitter = ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8)
     return [RandomResizedCrop(image_size), HorizontalFlip(p=0.5), jitter, Grayscale(p=0.2), blur(image_size)]
+
+
+def moco_v2(image_size: int) -> list[Op]:
+    """`standard5` with the flip last. Source: MoCo v2 (Chen et al., 2020), its released code."""
+    crop, flip, jitter, grayscale, softened = standard5(image_size)
+    return [crop, jitter, grayscale, softened, flip]
 
 
 def extended15(image_size: int) -> list[Op]:
@@ -106,12 +112,15 @@ def appearance(image_size: int) -> list[Op]:
 
 PRESETS: dict[str, Callable[[int], list[Op]]] = {
     "standard5": standard5,
+    "moco_v2": moco_v2,
     "extended15": extended15,
     "vicreg": vicreg,
     "augself_weak": augself_weak,
+    "augself_default": standard5,
     "augself_strong": augself_strong,
     "augself_rot": augself_rot,
     "augself_sol": augself_sol,
+    "default": moco_v2,  # of ssl-invariances (Ericsson et al., BMVC 2022), beside the two that follow
     "spatial": spatial,
     "appearance": appearance,
 }
@@ -122,8 +131,12 @@ def list_presets() -> list[str]:
     return list(PRESETS)
 
 
-def get_pipeline(name: str, image_size: int, without: Sequence[str] = ()) -> Pipeline:
+def get_pipeline(
+    name: str, image_size: int, without: Sequence[str] = (), *, exact: bool = True, compiled: bool = False
+) -> Pipeline:
     """The preset `name` for square views of `image_size` pixels, lacking the augmentations named in `without`.
+
+    `exact`, `compiled`: see Pipeline.
 
     Raises InputError for an unknown preset, an unknown name in `without`, and where nothing is left.
     """
@@ -131,7 +144,7 @@ def get_pipeline(name: str, image_size: int, without: Sequence[str] = ()) -> Pip
     check_int("image_size", image_size, 2)
     if isinstance(without, str):
         raise refuse("without", without, "a list of names")
-    pipeline = Pipeline(PRESETS[name](image_size))
+    pipeline = Pipeline(PRESETS[name](image_size), exact, compiled)
     for lacking in without:
         if pipeline.names == (lacking,):
             raise InputError(f"without = {list(without)!r} cannot be used; preset {name} would be empty")

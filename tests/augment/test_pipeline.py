@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from mastlib.augment import ColorJitter, GaussianBlur, HorizontalFlip, Pipeline, Views, audit, get_pipeline
+from mastlib.augment import ColorJitter, GaussianBlur, HorizontalFlip, Pipeline, Views, audit, get_pipeline, pipeline
 from mastlib.errors import InputError
 
 NAMES = ("crop", "flip", "color", "grayscale", "blur")
@@ -171,6 +171,39 @@ def test_isolate_one_keeps_the_first_views_distribution() -> None:
         assert abs(rate - op.p) <= 5 * (op.p * (1 - op.p) / n) ** 0.5
 
 
+def test_composed_pairs_are_independent_ones() -> None:
+    assert same(ALL.views(noise(50), "composed", seeded()), ALL.views(noise(50), "independent", seeded()))
+
+
+def test_weights_say_how_often_an_augmentation_is_the_isolated_one() -> None:
+    weights = {"crop": 3, "flip": 0.5, "blur": 0}
+    for pairing, share in (("isolate_one", 1.0), ("mixed", 0.5)):
+        changed = ALL.views(noise(4000, 4, 4), pairing, seeded(), weights=weights).changed
+        alone = changed[changed >= 0]
+        assert alone.numel() == pytest.approx(4000 * share, abs=200)
+        got = alone.bincount(minlength=5) / alone.numel()
+        assert torch.allclose(got, torch.tensor([3, 0.5, 1, 1, 0]) / 5.5, atol=0.04)
+    never = Pipeline([HorizontalFlip(), GaussianBlur(p=0.0)])
+    assert (never.views(noise(50), "isolate_one", seeded(), weights={"blur": 0}).changed == 0).all()
+
+
+def test_views_are_written_where_asked() -> None:
+    room = torch.full((2, 6, 3, 24, 24), 7.0)
+    views = ALL.views(noise(6), generator=seeded(), out=room)
+    assert views.images.data_ptr() == room.data_ptr()
+    assert torch.equal(room, ALL.views(noise(6), generator=seeded()).images)
+
+
+def test_views_do_not_depend_on_how_many_are_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = ALL.views(noise(7), generator=seeded(), color_diff=True)
+    for views in (1, 3):
+        monkeypatch.setattr(pipeline, "CACHED_FLOATS", views * 3 * 24 * 24)
+        in_pieces = ALL.views(noise(7), generator=seeded(), color_diff=True)
+        assert torch.allclose(in_pieces.images, at_once.images, atol=1e-6)
+        assert in_pieces.color_diff is not None and at_once.color_diff is not None
+        assert torch.allclose(in_pieces.color_diff, at_once.color_diff, atol=1e-6)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_mixed_pairs_are_isolated_as_often_as_asked_and_else_ordinary(share: float) -> None:
     views = ALL.views(noise(2000), "mixed", seeded(), crop_always=False, isolated=share)
@@ -248,6 +281,12 @@ def test_bad_calls_are_refused() -> None:
         "blur": lambda: ALL.apply(noise(2), {k: v for k, v in params.items() if k != "blur"}),
         r"\(3, 4\)": lambda: ALL.apply(noise(3), params),
         "isolated": lambda: ALL.views(noise(2), "mixed", isolated=1.5),
+        r"name in weights = 'hue'": lambda: ALL.views(noise(2), "isolate_one", weights={"hue": 1}),
+        r"weights\['crop'\] = -1": lambda: ALL.views(noise(2), "isolate_one", weights={"crop": -1}),
+        "at least one above 0": lambda: ALL.views(noise(2), "isolate_one", weights=dict.fromkeys(NAMES, 0)),
+        "weights = .*independent": lambda: ALL.views(noise(2), weights={"crop": 2}),
+        "out = ": lambda: ALL.views(noise(2), out=torch.zeros(2, 3, 3, 24, 24)),
+        "contiguous": lambda: ALL.views(noise(2), out=torch.zeros(2, 2, 3, 24, 48)[..., ::2]),
         "one augmentation": lambda: Pipeline([HorizontalFlip(p=0.0)]).views(noise(2), "isolate_one"),
         "n = -1": lambda: ALL.sample(-1),
     }

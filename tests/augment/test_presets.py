@@ -17,12 +17,16 @@ def test_presets_hold_the_published_augmentations() -> None:
     ten = ("autocontrast", "equalize", "posterize", "rotate", "sharpness", "shear_x", "shear_y", "solarize")
     assert names == {
         "standard5": five, "extended15": (*five, *ten, "translate_x", "translate_y"), "vicreg": five,
-        "augself_weak": five, "augself_strong": five, "augself_rot": (*five, "rot90"),
+        "augself_weak": five, "augself_default": five, "augself_strong": five, "augself_rot": (*five, "rot90"),
         "augself_sol": (*five[:3], "solarize", *five[3:]), "spatial": five[:2], "appearance": five[2:],
+        "moco_v2": ("crop", "color", "grayscale", "blur", "flip"), "default": ("crop", "color", "grayscale", "blur", "flip"),
     }  # fmt: skip
     assert [op.p for op in get_pipeline("extended15", 96).ops[5:]] == [0.5] * 10
     for name, crop_scale, widths in (
         ("standard5", (0.2, 1.0), [0.8, 0.8, 0.8, 0.2]),
+        ("augself_default", (0.2, 1.0), [0.8, 0.8, 0.8, 0.2]),
+        ("moco_v2", (0.2, 1.0), [0.8, 0.8, 0.8, 0.2]),
+        ("default", (0.2, 1.0), [0.8, 0.8, 0.8, 0.2]),
         ("vicreg", (0.08, 1.0), [0.8, 0.8, 0.4, 0.2]),
         ("augself_weak", (0.2, 1.0), [0.4, 0.4, 0.4, 0.1]),
         ("augself_strong", (0.2, 1.0), [1.6, 1.6, 1.6, 0.4]),
@@ -32,7 +36,8 @@ def test_presets_hold_the_published_augmentations() -> None:
         assert isinstance(crop, RandomResizedCrop) and (crop.scale, crop.ratio) == (crop_scale, (3 / 4, 4 / 3))
         assert isinstance(jitter, ColorJitter) and torch.allclose(jitter.widths, torch.tensor(widths))
         grayscale = {"augself_weak": 0.1, "augself_strong": 0.4}.get(name, 0.2)
-        assert [op.p for op in pipeline.ops] == [1.0, 0.5, 0.8, grayscale, 0.5]
+        rates = {"crop": 1.0, "flip": 0.5, "color": 0.8, "grayscale": grayscale, "blur": 0.5}
+        assert {op.name: op.p for op in pipeline.ops} == rates
 
 
 def test_a_quarter_turn_is_real_in_three_of_eight_views_and_every_one_as_often() -> None:
