@@ -17,8 +17,8 @@ _COMPILED = ContextVar("compiled", default=False)
 class kernel:
     """A pure function of batches, `(N, ...)` first, that torch.compile turns into a few passes inside `compiled(True)`.
 
-    Compiled once for all sizes, when first needed. A single image runs as it is written: torch.compile would make code
-    for that case alone.
+    Compiled once for all sizes, when first needed. A single image, or row, runs as it is written: torch.compile would make
+    code for that case alone.
     """
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
@@ -26,7 +26,9 @@ class kernel:
         self.written = function
 
     def __call__(self, images: Tensor, params: Tensor, *more: Tensor | int) -> Tensor:
-        return (self._compiled if _COMPILED.get() and len(images) > 1 else self.written)(images, params, *more)
+        given = (images, params, *more)
+        several = all(len(each) > 1 for each in given if isinstance(each, Tensor))
+        return (self._compiled if _COMPILED.get() and several else self.written)(*given)
 
     @cached_property
     def _compiled(self) -> Callable[..., Tensor]:
@@ -60,8 +62,6 @@ def on_rows(images: Tensor, rows: Tensor, change: Callable[..., Tensor], *per_im
     index = rows.nonzero().squeeze(1)
     if len(index) == 0:
         return images
-    if len(index) == 1 and _COMPILED.get():
-        index = index.expand(2)  # the same row twice: a batch of one would be compiled for itself
     if isinstance(change, kernel):
         return change.in_rows(images, index, *per_image)
     if len(index) == len(images):

@@ -178,7 +178,9 @@ def test_features_may_come_from_anywhere(pools: dict[str, Pool]) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    spec = RunSpec(backbone="resnet_small", stem="patch", width=4, seed=3, precision="fp32", memory_format="contiguous")
+    spec = RunSpec(
+        backbone="resnet_small", stem="patch", width=4, seed=3, precision="fp32", memory_format="contiguous", compile="off",
+    )  # fmt: skip
     state = build_backbone(spec.backbone, spec.width, spec.stem).state_dict()
     with RunStore(tmp_path).writer(run_id(spec, "d", {}), spec, data="d", closure={}) as writer:
         return writer.finish("ok", {}, backbone=state, method={})
