@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="CHAPTER.NAME=VALUE",
-        help="a parameter over the chapter's own, its value as YAML: -p 02_mast_training.seeds='[0]'",
+        help="a parameter over the chapter's own, its value as YAML: -p 03_mast_training.seeds='[0]'",
     )
     chosen = parser.parse_args(arguments)
     try:
@@ -252,7 +252,7 @@ def _story(error: Exception) -> str:
 
 
 def _given(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`["02_mast.seeds=[0]"]` -> `{"02_mast": {"seeds": [0]}}`."""
+    """`["03_mast.seeds=[0]"]` -> `{"03_mast": {"seeds": [0]}}`."""
     given: dict[str, dict[str, Any]] = {}
     for pair in pairs:
         found = re.fullmatch(r"(.+?)\.(\w+)=(.*)", pair, re.S)

@@ -49,6 +49,44 @@ def contact_sheet(images: Tensor, titles: Sequence[str] | None = None, columns: 
     return figure
 
 
+def strips(rows: Sequence[tuple[str, Tensor, Sequence[str]]], columns: int = 2, cells: int = 5) -> Figure:
+    """Strips of at most `cells` pictures, `columns` beside one another; each is (heading, images, a caption for each image).
+
+    Images `(n, 3, S, S)`, uint8 or float in [0, 1]. Headings stand above their strip, captions, empty ones too, above their image.
+    """
+    gap, apart, heading, line = 0.06, 0.16, 0.2, 0.11  # inches: between pictures and between strips; heights of texts
+    side = (WIDTH - (columns - 1) * apart + gap) / (columns * cells) - gap
+    groups = [rows[i : i + columns] for i in range(0, len(rows), columns)]
+    lines = [max(len(text.splitlines()) for _, _, captions in group for text in captions) for group in groups]
+    heights = [heading + line * count + side + gap for count in lines]
+    figure = plt.figure(figsize=(WIDTH, sum(heights)))
+    width, height = figure.get_size_inches()
+    for g, group in enumerate(groups):
+        top = height - sum(heights[:g])
+        for k, (title, images, captions) in enumerate(group):
+            left = k * (cells * (side + gap) - gap + apart)
+            figure.text(left / width, (top - heading / 2) / height, title, fontsize=8, weight="bold", va="center")
+            for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+                corner = (left + i * (side + gap)) / width, (top - heights[g] + gap) / height
+                ax = figure.add_axes((*corner, side / width, side / height))
+                ax.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
+                ax.set_title(caption, fontsize=7, pad=2, linespacing=1.0)
+                ax.axis("off")
+    return figure
+
+
+def share_map(values: pd.DataFrame, label: str) -> Figure:
+    """A labelled matrix of shares in percent with the numbers written in, across the width of the page."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.28 * len(values) + 0.9), layout="constrained")
+    sns.heatmap(
+        100 * values, annot=True, fmt=".0f", vmin=0, vmax=100, cmap="cividis", ax=ax, annot_kws={"size": 8},
+        cbar_kws={"label": label, "pad": 0.02},
+    )  # fmt: skip
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(axis="y", rotation=0)
+    return figure
+
+
 def intervals(frame: pd.DataFrame, group: str, label: str, order: Sequence[str], text: str) -> Figure:
     """Means with 95% intervals: one line per `group` value (a task), one mark per `label` value (a method).
 

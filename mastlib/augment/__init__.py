@@ -6,7 +6,7 @@ from mastlib.augment.colour import ColorJitter, Grayscale
 from mastlib.augment.geometry import HorizontalFlip, RandomResizedCrop, Rot90, VerticalFlip
 from mastlib.augment.levels import AutoContrast, Equalize, Invert, Posterize, Solarize, SolarizeAdd
 from mastlib.augment.moves import Rotate, ShearX, ShearY, TranslateX, TranslateY
-from mastlib.augment.ops import Op
+from mastlib.augment.ops import Op, Range
 from mastlib.augment.pipeline import PAIRINGS, Pipeline, Views, audit
 from mastlib.augment.presets import get_pipeline, list_presets
 
@@ -25,6 +25,7 @@ __all__ = [
     "Pipeline",
     "Posterize",
     "RandomResizedCrop",
+    "Range",
     "Rot90",
     "Rotate",
     "Sharpness",

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mastlib.augment.kernels import kernel
-from mastlib.augment.ops import Op, check_range, uniform
+from mastlib.augment.ops import Op, Range, check_range, uniform
 from mastlib.errors import check_int, refuse
 
 
@@ -32,6 +32,9 @@ class GaussianBlur(Op):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return uniform((n, 1), *self.sigma, generator)
+
+    def ranges(self) -> tuple[Range, ...]:
+        return (Range("sigma", "pixels", *self.sigma),)
 
     def transform(self, images: Tensor, params: Tensor) -> Tensor:
         height, width = images.shape[2:]
@@ -86,6 +89,9 @@ class Sharpness(Op):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return uniform((n, 1), *self.factor, generator) - 1
+
+    def ranges(self) -> tuple[Range, ...]:
+        return (Range("factor - 1", "", self.factor[0] - 1, self.factor[1] - 1),)
 
     @staticmethod
     @kernel

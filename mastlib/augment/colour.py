@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from mastlib.augment.kernels import kernel, on_rows
-from mastlib.augment.ops import Op, resident, uniform
+from mastlib.augment.ops import Op, Range, resident, uniform
 from mastlib.errors import check_float, refuse
 
+SUB_OPS = ("brightness", "contrast", "saturation", "hue")
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 ORDERS = torch.tensor(list(permutations(range(4))))  # (24, 4): row 0 is brightness, contrast, saturation, hue
 HUE_TURN = (ORDERS == HUE).int().argmax(dim=1)  # (24,): how many sub-ops come before the hue shift
@@ -46,6 +47,11 @@ class ColorJitter(Op):
         order = torch.randint(24, (n, 1), generator=generator, device=offsets.device)
         return torch.cat([offsets, order.to(offsets.dtype)], dim=1)
 
+    def ranges(self) -> tuple[Range, ...]:
+        ends = [0.5 if width else 0.0 for width in self.widths.tolist()]
+        offsets = [Range(name, "of its range", -end, end) for name, end in zip(SUB_OPS, ends, strict=True)]
+        return *offsets, Range("order", "row of ORDERS", 0, 23, whole=True)
+
     def transform(self, images: Tensor, params: Tensor) -> Tensor:
         return self._jitter(images, params, torch.ones(len(params), dtype=torch.bool, device=params.device))
 
@@ -70,7 +76,10 @@ class ColorJitter(Op):
 
 
 class Grayscale(Op):
-    """All three channels replaced by .2989 R + .587 G + .114 B (ITU-R BT.601 luma): 1 if applied, else 0."""
+    """All three channels replaced by .2989 R + .587 G + .114 B (ITU-R BT.601 luma): 1 if applied, else 0.
+
+    Source: SimCLR (Chen et al., ICML 2020), appendix A.
+    """
 
     name = "grayscale"
     identity = torch.zeros(1)

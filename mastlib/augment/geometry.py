@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mastlib.augment.kernels import kernel, on_rows
-from mastlib.augment.ops import Op, check_range, resident, uniform
+from mastlib.augment.ops import Op, Range, check_range, resident, uniform
 from mastlib.errors import check_float, check_int, refuse
 
 WHOLE_FRAME = torch.tensor([0.5, 0.5, 1.0, 1.0])  # (y_c, x_c, h, w)
@@ -90,6 +90,14 @@ class RandomResizedCrop(Geometry):
         place = torch.where(found, uniform((n, 2), 0.0, 1.0, generator), 0.5)
         return torch.cat([side / 2 + place * (1 - side), side], dim=1)
 
+    def ranges(self) -> tuple[Range, ...]:
+        """From the narrowest and the lowest box, with the centres that these can have, to the whole frame."""
+        low, high = (ratio / self.aspect for ratio in self.ratio)  # of the box, in fractions of the frame
+        h = min(1.0, math.sqrt(self.scale[0] / high), 1 / low)
+        w = min(1.0, math.sqrt(self.scale[0] * low), high)
+        centres = Range("y_c", "of height", h / 2, 1 - h / 2), Range("x_c", "of width", w / 2, 1 - w / 2)
+        return *centres, Range("h", "of height", h, 1.0), Range("w", "of width", w, 1.0)
+
     def matrix(self, params: Tensor, aspect: float) -> Tensor:
         y, x, h, w = params.unbind(1)
         return affine([[w, 0, 2 * x - 1], [0, h, 2 * y - 1]], params)
@@ -99,7 +107,7 @@ class RandomResizedCrop(Geometry):
 
 
 class HorizontalFlip(Geometry):
-    """Left and right exchanged: 1 if flipped, else 0."""
+    """Left and right exchanged: 1 if flipped, else 0. Source: SimCLR (Chen et al., ICML 2020), appendix A."""
 
     name = "flip"
     identity = torch.zeros(1)
@@ -146,6 +154,9 @@ class Rot90(Geometry):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         device = generator.device if generator is not None else None
         return torch.randint(1, 4, (n, 1), generator=generator, device=device).float()
+
+    def ranges(self) -> tuple[Range, ...]:
+        return (Range("turns", "quarters", 0, 3, whole=True),)
 
     def matrix(self, params: Tensor, aspect: float) -> Tensor:
         check_square(aspect)

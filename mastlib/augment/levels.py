@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mastlib.augment.kernels import kernel
-from mastlib.augment.ops import Op, check_range, uniform
+from mastlib.augment.ops import Op, Range, check_range, uniform
 from mastlib.errors import check_int, refuse
 
 LEVELS = 256  # of an 8-bit channel
@@ -89,6 +89,9 @@ class Posterize(Op):
         device = generator.device if generator is not None else None
         return torch.randint(self.bits[0], self.bits[1] + 1, (n, 1), generator=generator, device=device).float()
 
+    def ranges(self) -> tuple[Range, ...]:
+        return (Range("bits", "a channel", self.bits[0], 8, whole=True),)
+
     @staticmethod
     @kernel
     def transform(images: Tensor, params: Tensor) -> Tensor:
@@ -113,6 +116,9 @@ class Solarize(Op):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return uniform((n, 1), *self.threshold, generator)
 
+    def ranges(self) -> tuple[Range, ...]:
+        return (Range("threshold", "of 1", *self.threshold),)
+
     @staticmethod
     @kernel
     def transform(images: Tensor, params: Tensor) -> Tensor:
@@ -135,6 +141,9 @@ class SolarizeAdd(Op):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return uniform((n, 1), *self.addition, generator)
+
+    def ranges(self) -> tuple[Range, ...]:
+        return (Range("addition", "of 1", *self.addition),)
 
     @staticmethod
     @kernel

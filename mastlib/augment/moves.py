@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mastlib.augment.geometry import Geometry, affine
-from mastlib.augment.ops import check_strength, random_sign, resident, uniform
+from mastlib.augment.ops import Range, check_strength, random_sign, resident, uniform
 
 ANYWHERE = torch.tensor([0.5, 0.5, math.inf, math.inf])  # (y_c, x_c, h, w)
 
@@ -22,6 +22,7 @@ class Move(Geometry):
     identity = torch.zeros(1)
     outside = "zeros"
     most = 1.0  # largest strength accepted
+    parameter, unit = "shift", ""
 
     def __init__(self, strength: tuple[float, float], p: float = 0.5) -> None:
         super().__init__(p)
@@ -29,6 +30,9 @@ class Move(Geometry):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return random_sign(uniform((n, 1), *self.strength, generator), generator)
+
+    def ranges(self) -> tuple[Range, ...]:
+        return (Range(self.parameter, self.unit, -self.strength[1], self.strength[1]),)
 
     def box(self, params: Tensor) -> Tensor:
         return resident(ANYWHERE, params.device).expand(len(params), 4)
@@ -38,6 +42,7 @@ class Rotate(Move):
     """Turned about the centre: degrees, counter-clockwise as seen. Source: CLSA (Wang and Qi, 2021), code: 3 to 27."""
 
     name = "rotate"
+    parameter, unit = "angle", "degrees"
     most = 180.0
 
     def __init__(self, strength: tuple[float, float] = (3.0, 27.0), p: float = 0.5) -> None:
@@ -56,6 +61,7 @@ class ShearX(Move):
     """
 
     name = "shear_x"
+    parameter, unit = "shear", "pixels per row"
 
     def __init__(self, strength: tuple[float, float] = (0.03, 0.27), p: float = 0.5) -> None:
         super().__init__(strength, p)
@@ -69,6 +75,7 @@ class ShearY(Move):
     """Columns read s pixels further down for each pixel further to the right; the left edge stays. Source: as ShearX."""
 
     name = "shear_y"
+    parameter, unit = "shear", "pixels per column"
 
     def __init__(self, strength: tuple[float, float] = (0.03, 0.27), p: float = 0.5) -> None:
         super().__init__(strength, p)
@@ -82,6 +89,7 @@ class TranslateX(Move):
     """Moved to the right by a fraction of the width. Source: CLSA (Wang and Qi, 2021), code: .03 to .27."""
 
     name = "translate_x"
+    parameter, unit = "shift", "of width"
 
     def __init__(self, strength: tuple[float, float] = (0.03, 0.27), p: float = 0.5) -> None:
         super().__init__(strength, p)
@@ -94,6 +102,7 @@ class TranslateY(Move):
     """Moved down by a fraction of the height. Source: as TranslateX."""
 
     name = "translate_y"
+    parameter, unit = "shift", "of height"
 
     def __init__(self, strength: tuple[float, float] = (0.03, 0.27), p: float = 0.5) -> None:
         super().__init__(strength, p)

@@ -1,13 +1,14 @@
 """What an augmentation is: a name, a probability, an identity, and two separate steps, sample and apply.
 
 A new augmentation is one small class: set `name` and `identity`, write `sample` (how its parameters are drawn) and
-`transform` (what they do to a batch). Everything else (which images it is applied to, pairings, descriptors, audits)
-follows from these four.
+`transform` (what they do to a batch), and, if it has a strength, `ranges` (what its parameters are called and how far they
+go). Everything else (which images it is applied to, pairings, descriptors, audits, sliders) follows from these.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -17,6 +18,17 @@ from mastlib.augment.kernels import on_rows
 from mastlib.errors import check_float, refuse
 
 ROUNDING = 1e-5  # how far beyond [0, 1] an interpolation done elsewhere may have gone
+
+
+@dataclass(frozen=True)
+class Range:
+    """How far one parameter goes: nothing that is drawn lies outside [low, high]; `whole`: integers, the identity among them."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    whole: bool = False
 
 
 class Op(ABC):
@@ -42,6 +54,10 @@ class Op(ABC):
 
         `images` may be overwritten; the result may stray from [0, 1] by rounding.
         """
+
+    def ranges(self) -> tuple[Range, ...]:
+        """A Range for each of the p parameters; as it stands here, that of an augmentation without a strength."""
+        return (Range("applied", "0 or 1", 0, 1, whole=True),)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         """`images` (N, 3, H, W), float in [0, 1] or uint8, under `params` (N, p): float32 in [0, 1]; deterministic.

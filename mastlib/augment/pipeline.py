@@ -205,9 +205,10 @@ class Pipeline:
     ) -> tuple[tuple[Params, Applied], Tensor]:
         """View 1's (parameters, whether applied), and the index of the augmentation in which it differs (N,)."""
         place = uniform((len(next(iter(params.values()))),), 0.0, 1.0, generator)
-        changed = torch.zeros_like(place, dtype=torch.long)
-        for border in list(accumulate(shares))[:-1]:
-            changed += place >= border
+        wanted = [k for k, share in enumerate(shares) if share > 0]
+        changed = torch.full_like(place, wanted[0], dtype=torch.long)
+        for border, k in zip(accumulate(shares[k] for k in wanted), wanted[1:], strict=False):
+            changed = torch.where(place >= border, k, changed)
         new_params, new_applied = {}, {}
         for k, op in enumerate(self.ops):
             if op.p == 0 and shares[k] > 0:

@@ -257,7 +257,10 @@ def _height(alpha: Tensor) -> Tensor:
     """
     side = alpha.shape[-1]
     radii = [max(1, side // d) for d in (16, 8, 4)]
-    soft = torch.stack([F.avg_pool2d(alpha, 2 * r + 1, 1, r) for r in radii]).mean(0)
+    soft = torch.zeros_like(alpha)
+    for r in radii:  # a box is a column of rows: one after the other, for the largest is a thousand pixels
+        columns = F.avg_pool2d(alpha, (2 * r + 1, 1), 1, (r, 0))
+        soft += F.avg_pool2d(columns, (1, 2 * r + 1), 1, (0, r)) / len(radii)
     return ((soft - 0.5).clamp(min=0) * 2).sqrt() * alpha
 
 
