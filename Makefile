@@ -20,7 +20,7 @@ book: $(VENV)/.book
 lab: $(VENV)/.book
 	@$(RUN) -m jupyterlab chapters
 
-bench: $(VENV)/.test
+bench: $(VENV)/.bench
 	@for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(RUN) $$script || exit 1; done
 
 lint: $(VENV)/.test
@@ -37,10 +37,11 @@ test: lint
 
 env: $(VENV)/.test
 
-# Two stamps: what the book needs, and what its tests, linters and the image bank's builder need on top.
+# Stamps: what the book needs; what its tests, linters and the image bank's builder need on top; what it is compared with.
 $(VENV)/.book: EXTRAS :=
 $(VENV)/.test: EXTRAS := [test,dev,data]
-$(VENV)/.book $(VENV)/.test: pyproject.toml
+$(VENV)/.bench: EXTRAS := [test,bench]
+$(VENV)/.book $(VENV)/.test $(VENV)/.bench: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	    { echo '$(PYTHON) is no Python of at least 3.11; choose another: make PYTHON=python3.12 $(or $(MAKECMDGOALS),book)'; exit 1; }
 	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)

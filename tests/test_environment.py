@@ -1,4 +1,4 @@
-"""One list of dependencies, three faces: pyproject.toml, environment.yml, and the Makefile's two stamps."""
+"""One list of dependencies, three faces: pyproject.toml, environment.yml, and the Makefile's stamps."""
 
 from __future__ import annotations
 

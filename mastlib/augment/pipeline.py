@@ -80,8 +80,8 @@ class Pipeline:
         Without a crop, the images keep their size. Raises InputError where a shape, a range or a name is wrong.
         """
         check_images(images)
-        for name in self.names:
-            check_choice("an augmentation's name", name, params)
+        if not set(self.names) <= set(params):
+            raise refuse("params", list(params), f"parameters of every augmentation: {', '.join(self.names)}")
         rows = {op.name: check_params(op, images, params[op.name])[None] for op in self.ops}
         return self._render(images, rows)[0][0]
 

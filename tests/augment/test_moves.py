@@ -92,6 +92,9 @@ def test_quarter_turns_equal_rot90_bit_for_bit(side: int) -> None:
 def test_quarter_turns_of_other_than_square_images_are_refused() -> None:
     with pytest.raises(InputError, match="square"):
         Rot90().apply(noise(1, 8, 9), torch.ones(1, 1))
+    with pytest.raises(InputError, match="square"):  # the crop's shape counts, not the source's
+        Pipeline([RandomResizedCrop((8, 9)), Rot90(p=1)]).views(noise(1, 8, 8))
+    assert Pipeline([RandomResizedCrop(8), Rot90(p=1)]).views(noise(1, 8, 9)).images.shape == (2, 1, 3, 8, 8)
 
 
 def test_crop_flips_and_quarter_turns_in_one_pass_equal_one_after_the_other() -> None:

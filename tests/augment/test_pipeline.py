@@ -284,6 +284,7 @@ def test_bad_calls_are_refused() -> None:
         r"name in weights = 'hue'": lambda: ALL.views(noise(2), "isolate_one", weights={"hue": 1}),
         r"weights\['crop'\] = -1": lambda: ALL.views(noise(2), "isolate_one", weights={"crop": -1}),
         "at least one above 0": lambda: ALL.views(noise(2), "isolate_one", weights=dict.fromkeys(NAMES, 0)),
+        "params = .*every augmentation: crop": lambda: ALL.apply(noise(2), {"crops": torch.zeros(2, 4)}),
         "weights = .*independent": lambda: ALL.views(noise(2), weights={"crop": 2}),
         "out = ": lambda: ALL.views(noise(2), out=torch.zeros(2, 3, 3, 24, 24)),
         "contiguous": lambda: ALL.views(noise(2), out=torch.zeros(2, 2, 3, 24, 48)[..., ::2]),
