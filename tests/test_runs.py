@@ -56,10 +56,10 @@ def test_identity_is_stable_and_16_hexadecimal_digits():
 
 
 CHANGES = {
-    "method": {"method": "mast", "pairing": "isolate_one"}, "data": {}, "images": {"images": 65},
+    "method": {"awareness": "mast", "pairing": "isolate_one"}, "data": {}, "images": {"images": 65},
     "image_size": {"image_size": 32}, "augmentations": {"augmentations": "spatial"}, "without": {"without": ["flip"]},
     "pairing": {"pairing": "isolate_one"}, "crop_always": {"crop_always": False}, "backbone": {"backbone": "resnet18"},
-    "width": {"width": 8}, "stem": {"stem": "small"}, "expander": {"expander": [64, 64]}, "epochs": {"epochs": 2},
+    "width": {"width": 8}, "stem": {"stem": "small"}, "projector": {"projector": [64, 64]}, "epochs": {"epochs": 2},
     "batch_size": {"batch_size": 33}, "optimizer": {"optimizer": "sgd"}, "lr": {"lr": 0.20000000000000004},
     "weight_decay": {"weight_decay": 0}, "warmup_epochs": {"warmup_epochs": 0.5},
     "invariance_weight": {"invariance_weight": 24}, "variance_weight": {"variance_weight": 24},
@@ -73,7 +73,7 @@ CHANGES = {
 
 def test_every_field_is_part_of_the_identity():
     assert set(CHANGES) == set(SPEC.to_dict())
-    mast = SPEC.replace(method="mast", pairing="isolate_one")
+    mast = SPEC.replace(awareness="mast", pairing="isolate_one")
     for name, change in CHANGES.items():
         base = mast if name not in ("method", "pairing") else SPEC
         assert not change or identity(base.replace(**change)) != identity(base), name

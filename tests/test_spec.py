@@ -19,7 +19,7 @@ INTEGERS = [None, "3", 1.0, True, -1, 2**40, [1]]
 NUMBERS = [None, "3", True, -1.0, float("nan"), float("inf"), 1e9, [1.0]]
 LISTS = [None, "word", 3, {"a": 1}, [1.5], [True]]
 BAD = {str: WORDS, int: INTEGERS, float: NUMBERS, tuple: LISTS, bool: [None, 0, 1, "yes", 1.0]}
-MAST = {"method": "mast", "pairing": "isolate_one"}
+MAST = {"awareness": "mast", "pairing": "isolate_one"}
 
 
 @pytest.mark.parametrize(("name", "value"), [(n, v) for n, f in FIELDS.items() for v in BAD[type(f.default)]])
@@ -77,12 +77,12 @@ def test_defaults_are_vicregs():
 
 
 def test_values_are_kept_in_one_form():
-    spec = RunSpec(expander=[64, np.int64(32)], without=["flip", "color", "flip"], lr=1, images=np.int32(4096))
+    spec = RunSpec(projector=[64, np.int64(32)], without=["flip", "color", "flip"], lr=1, images=np.int32(4096))
     assert spec.expander == (64, 32)
     assert spec.without == ("color", "flip")
     assert type(spec.lr) is float
     assert type(spec.images) is type(spec.expander[1]) is int
-    assert spec == RunSpec(expander=(64, 32), without=("color", "flip"), lr=1.0, images=4096)
+    assert spec == RunSpec(projector=(64, 32), without=("color", "flip"), lr=1.0, images=4096)
     assert hash(spec) == hash(spec.replace())
 
 
@@ -92,7 +92,7 @@ def test_a_spec_cannot_be_changed():
 
 
 def test_to_dict_is_json_and_comes_back():
-    spec = RunSpec(**MAST, expander=(64, 64), without=("color",), mask_lr=10, lr=0.1 + 0.2, seed=3, precision="bf16")
+    spec = RunSpec(**MAST, projector=(64, 64), without=("color",), mask_lr=10, lr=0.1 + 0.2, seed=3, precision="bf16")
     values = json.loads(json.dumps(spec.to_dict()))
     assert values == spec.to_dict()
     assert list(values) == list(FIELDS)
@@ -127,7 +127,7 @@ def test_replace_changes_what_it_names_and_checks_it():
         ({"crop_always": False}, "crop_always = False has no effect with pairing = 'independent'"),
         ({"batch_size": 128, "images": 100}, "batch_size = 128 cannot be used; accepted: at most images = 100"),
         ({"epochs": 2, "warmup_epochs": 3}, "warmup_epochs = 3.0 cannot be used; accepted: at most epochs = 2"),
-        ({"method": "mast"}, "pairing = 'independent' cannot be used; accepted: isolate_one with method = 'mast'"),
+        ({"awareness": "mast"}, "pairing = 'independent' cannot be used; accepted: isolate_one with method = 'mast'"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(changes, words):

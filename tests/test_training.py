@@ -18,10 +18,10 @@ from mastlib.spec import RunSpec
 from mastlib.training import batches, fit, resolve
 
 TINY = RunSpec(
-    backbone="resnet_small", stem="patch", width=4, expander=(16, 16, 16), image_size=16, images=128, batch_size=32,
+    backbone="resnet_small", stem="patch", width=4, projector=(16, 16, 16), image_size=16, images=128, batch_size=32,
     epochs=2, warmup_epochs=1, optimizer="adamw", lr=1e-3, precision="fp32", memory_format="contiguous",
 )  # fmt: skip
-MAST = TINY.replace(method="mast", pairing="isolate_one")
+MAST = TINY.replace(awareness="mast", pairing="isolate_one")
 
 
 @pytest.mark.parametrize("spec", [TINY, MAST], ids=["vicreg", "mast"])

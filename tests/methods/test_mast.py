@@ -10,12 +10,12 @@ from mastlib.methods import build_method
 from mastlib.spec import RunSpec
 
 NAMES = ("crop", "flip", "color", "grayscale", "blur")
-SMALL = {"expander": (32, 32, 24), "width": 8, "batch_size": 16, "images": 64, "epochs": 1, "warmup_epochs": 0}
+SMALL = {"projector": (32, 32, 24), "width": 8, "batch_size": 16, "images": 64, "epochs": 1, "warmup_epochs": 0}
 SMALL |= {"backbone": "resnet_small", "stem": "patch", "image_size": 16}
 
 
 def build(names=NAMES, **changes):
-    spec = RunSpec(method="mast", pairing="isolate_one", **{**SMALL, **changes})
+    spec = RunSpec(awareness="mast", pairing="isolate_one", **{**SMALL, **changes})
     torch.manual_seed(0)
     return build_method(spec, names)
 
@@ -152,7 +152,7 @@ def test_mask_power_one_weighs_by_the_mask_itself():
 
 def test_masks_need_known_differences():
     with pytest.raises(InputError, match="pairing"):
-        RunSpec(method="mast", pairing="independent", **SMALL)
+        RunSpec(awareness="mast", pairing="independent", **SMALL)
 
 
 @pytest.mark.parametrize(
