@@ -227,12 +227,18 @@ class RunSpec:
 
     def _check_method(self) -> None:
         """That host, awareness and pairing go together."""
-        reason = REFUSED.get((self.host, self.awareness))
-        if reason:
+        if reason := REFUSED.get((self.host, self.awareness)):
             raise InputError(f"host = {self.host!r} with awareness = {self.awareness!r} cannot be used: {reason}")
         if (self.awareness == "looc") != (self.pairing == "leave_one_out"):
             raise refuse("pairing", self.pairing, "leave_one_out with awareness = 'looc', and with no other")
         if self.awareness == "mast":
+            if self.pairing == "independent":
+                raise refuse(
+                    "pairing",
+                    self.pairing,
+                    "isolate_one, mixed or composed with awareness = 'mast', whose masks need to know "
+                    "what a pair differs in",
+                )
             if (self.subspace_loss == "D") != (self.host != "vicreg"):
                 raise refuse(
                     "subspace_loss", self.subspace_loss, "A, B or C with host = 'vicreg', D with moco and simclr"
@@ -243,7 +249,7 @@ class RunSpec:
             raise refuse(
                 "augself_weights",
                 self.augself_weights,
-                f"{len(self.augself_tasks)} numbers, one for each of augself_tasks",
+                f"a number for each of augself_tasks = {self.augself_tasks}",
             )
 
     @property

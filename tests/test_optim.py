@@ -56,10 +56,10 @@ def test_groups_keep_decay_off_vectors_and_masks_at_their_own_rate(name, kind):
     method = build_method(spec, ("crop", "flip"))
     optimizer = build_optimizer(method, spec)
     assert isinstance(optimizer, kind)
-    set_learning_rate(optimizer, 0.01)
+    set_learning_rate(optimizer, 0.01, 0.1)
     matrices, vectors, masks = optimizer.param_groups
     assert all(p.ndim > 1 for p in matrices["params"]) and all(p.ndim == 1 for p in vectors["params"])
-    assert masks["params"] == [method.mask_logits]
+    assert masks["params"] == [method.aware.masks.raw]
     assert (matrices["weight_decay"], vectors["weight_decay"], masks["weight_decay"]) == (0.05, 0, 0)
     assert (matrices["lr"], vectors["lr"], masks["lr"]) == (0.01, 0.01, pytest.approx(0.1))
     grouped = sum(len(g["params"]) for g in parameter_groups(method, spec))

@@ -33,7 +33,7 @@ class MAST(Awareness):
     The views of image i differ in a set S_i of the K augmentations [pairing]: one in "isolate_one" (the crop besides is not
     counted, see `crop_always`), one or, in a share of the images, none told in "mixed", those that `audit` finds in
     "composed". With masks m_k [mask_type, see `Masks`], its weights are w_i = product over k in S_i of m_k^p [mask_power],
-    ones for an empty set; in "independent" every augmentation claims every pair, w_i = mean over k of m_k^p.
+    ones for an empty set.
 
     On the embedding [mask_on], as VICReg's loss is:
 
@@ -86,19 +86,14 @@ class MAST(Awareness):
         count = len(self.augmentations)
         if self.pairing == "composed":
             return audit(views)
-        if self.pairing == "independent":
-            return torch.ones(len(views.changed), count, dtype=torch.bool, device=views.changed.device)
         return views.changed[:, None] == torch.arange(count, device=views.changed.device)
 
     def weights(self, members: Tensor) -> Tensor:
         """w `(N, D)` of pairs that differ in `members` `(N, K)`."""
         powers = self.masks() ** self.power
-        if self.pairing == "independent":
-            made = powers.mean(dim=0).expand(len(members), -1)
-        else:
-            made = torch.ones(len(members), powers.shape[1], dtype=powers.dtype, device=powers.device)
-            for k, row in enumerate(powers):
-                made = torch.where(members[:, k, None], made * row, made)
+        made = torch.ones(len(members), powers.shape[1], dtype=powers.dtype, device=powers.device)
+        for k, row in enumerate(powers):
+            made = torch.where(members[:, k, None], made * row, made)
         if self.subspace_loss == "B" and self.on == "embedding":
             made = made / made.mean(dim=1, keepdim=True)
         return made
