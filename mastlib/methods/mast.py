@@ -100,7 +100,7 @@ class MAST(Awareness):
             for k, row in enumerate(powers):
                 made = torch.where(members[:, k, None], made * row, made)
         if self.subspace_loss == "B" and self.on == "embedding":
-            made = made / made.mean(dim=1, keepdim=True)
+            made = made / made.mean(dim=1, keepdim=True).clamp(min=1e-12)  # an empty product claims nothing
         return made
 
     def projector(self, sizes: Sequence[int], last: str) -> nn.Module:
