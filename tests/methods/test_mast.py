@@ -152,6 +152,39 @@ def test_hard_masks_are_zeros_and_ones_with_the_gradient_of_the_sigmoid():
     torch.testing.assert_close(masks.raw.grad, towards * soft * (1 - soft))
 
 
+@pytest.mark.parametrize("changes", [{}, {"mask_sparsity": 0.2}, {"pairing": "composed"}])
+def test_hard_masks_move_by_what_turning_a_dimension_on_or_off_changes(changes):
+    """Entry by entry: the gradient over the sigmoid's slope is the loss with the dimension less that without it."""
+    aware = build(mask_type="hard", mask_init=0.5, **PLAIN, **changes)
+    (z1, z2, h1, h2), views = inputs(), drawn("composed") if changes.get("pairing") else pairs(CHANGED)
+
+    def loss():
+        return aware.objective(None, Encoded([], [z1, 0.5 * z2], [h1, h2]), views, None, 0)["loss"]
+
+    loss().backward()
+    soft = torch.sigmoid(aware.masks.raw.detach())
+    slope = aware.masks.raw.grad / (soft * (1 - soft))
+    for k, j in ((0, 0), (0, 5), (1, 2), (2, 7), (3, 11), (4, 20), (4, 23)):
+        chosen = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                kept = aware.masks.raw[k, j].clone()
+                aware.masks.raw[k, j] = sign * kept.abs()
+                chosen.append(float(loss()))
+                aware.masks.raw[k, j] = kept
+        difference = chosen[0] - chosen[1]
+        assert float(slope[k, j]) == pytest.approx(difference, rel=1e-6, abs=1e-9)
+
+
+def test_hard_masks_give_the_terms_of_the_masked_embeddings():
+    aware, given = build(mask_type="hard", mask_init=0.5, **PLAIN), inputs()
+    parts = objective(aware, *given)
+    every = [losses.variance(m * z) for m in aware.masks() for z in given[:2]]
+    torch.testing.assert_close(parts["variance"], torch.stack(every).mean())
+    every = [losses.covariance(m * z) for m in aware.masks() for z in given[:2]]
+    torch.testing.assert_close(parts["covariance"], torch.stack(every).mean() * 2)
+
+
 @pytest.mark.parametrize("mask_type", ["ones", "blocks", "random"])
 def test_fixed_masks_are_no_mask_parameters_and_get_no_gradient(mask_type):
     aware = build(mask_type=mask_type)
