@@ -166,12 +166,22 @@ def subspace_variance(z: Tensor, masks: Tensor) -> Tensor:
     return torch.relu(1 - torch.sqrt(masks.square() * z.var(dim=0) + EPS)).mean(dim=1)
 
 
-def subspace_covariance(z: Tensor, masks: Tensor) -> Tensor:
+def chosen_variance(z: Tensor, masks: Tensor) -> Tensor:
+    """`subspace_variance` where masks are zeros and ones, linear in them, `(K,)`.
+
+    Its derivative by an entry is then what choosing that dimension changes; that of m^2 is 0 where m is, for ever.
+    """
+    on, off = torch.relu(1 - std(z)), 1 - EPS**0.5
+    return (masks * on + (1 - masks) * off).mean(dim=1)
+
+
+def subspace_covariance(z: Tensor, masks: Tensor, power: int = 2) -> Tensor:
     """`covariance(m_k * Z)` of every subspace at once, `(K,)`, from one full-space covariance.
 
     c(m_k * Z) = (1/D) q' (C_off o C_off) q with q = m_k^2, because Cov(m_i z_i, m_j z_j) = m_i m_j C_ij: no K-fold cost.
+    `power` 1: q = m_k, the same where masks are zeros and ones, with a derivative as in `chosen_variance`.
     """
-    q = masks.square()
+    q = masks**power
     return ((q @ squared_offdiagonal_covariance(z)) * q).sum(dim=1) / z.shape[1]
 
 

@@ -42,7 +42,7 @@ class CASSLE(Awareness):
                 )
         self.wants_color_diff = "color_diff" in self.keys
         self.mode, self.batch_size = spec.condition_mode, spec.batch_size
-        self.layers = [spec.condition_width] * (spec.condition_depth - 1)
+        self.width, self.layers = spec.condition_width, [spec.condition_width] * (spec.condition_depth - 1)
         self.length = sum(DESCRIPTORS[key] for key in self.keys)
 
     def conditions(self, views: Views) -> list[Tensor | None]:
@@ -61,7 +61,7 @@ class CASSLE(Awareness):
             return HyperProjector(sizes, last, (self.length, *self.layers))
         if self.mode == "raw":
             return ConditionedProjector((dim + self.length, *rest), last, None, self.mode)
-        width = self.layers[0] if self.mode == "concat" and self.layers else dim
+        width = self.width if self.mode == "concat" else dim
         told = mlp((self.length, *self.layers, width), "norm")
         inputs = dim + width if self.mode == "concat" else dim
         return ConditionedProjector((inputs, *rest), last, told, self.mode)

@@ -14,9 +14,10 @@ class Masks(nn.Module):
     """M `(K, D)` >= 0, a row for each augmentation [mask_type], b learned:
 
     "sigmoid": sigmoid(b), b drawn around logit(mask_init);  "relu": max(b, 0), b drawn around mask_init (Conditional Similarity
-    Networks, Veit et al. 2017);  "hard": 1 where sigmoid(b) > .5, else 0, with sigmoid's gradient (straight-through);
-    "blocks": fixed, one where a dimension is in the row's own K-th, disjoint;  "random": fixed, each row its own random half
-    of the dimensions;  "ones": all of them, a control.
+    Networks, Veit et al. 2017);  "hard": 1 where sigmoid(b) > .5, else 0, with sigmoid's gradient (straight-through; loss A is
+    written linear in each entry, so that this gradient says what the entry's dimension costs or saves);  "blocks": fixed, one
+    where a dimension is in the row's own K-th, disjoint;  "random": fixed, each row its own random half of the dimensions;
+    "ones": all of them, a control.
     """
 
     def __init__(self, spec: RunSpec, count: int, dim: int) -> None:

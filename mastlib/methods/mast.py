@@ -68,6 +68,8 @@ class MAST(Awareness):
         self.vicreg_weights = (spec.invariance_weight, spec.variance_weight, spec.covariance_weight)
         count, dim = len(augmentations), sizes[0] if self.on == "representation" else sizes[-1]
         self.masks = Masks(spec, count, dim)
+        if self.masks.kind == "hard":
+            self.power = 1  # the same of zeros and ones, but m^2 has no gradient that would turn a dimension on again
         self.log_variance: nn.Linear | None = None
         self.task_variance: nn.Parameter | None = None
         if self.uncertainty == "task":
@@ -95,7 +97,7 @@ class MAST(Awareness):
         for k, row in enumerate(powers):
             made = torch.where(members[:, k, None], made * row, made)
         if self.subspace_loss == "B" and self.on == "embedding":
-            made = made / made.mean(dim=1, keepdim=True)
+            made = made / made.mean(dim=1, keepdim=True).clamp(min=1e-12)  # an empty product claims nothing
         return made
 
     def projector(self, sizes: Sequence[int], last: str) -> nn.Module:
@@ -146,8 +148,10 @@ class MAST(Awareness):
             v1, v2 = (losses.variance(z) for z in every)
             c1, c2 = (losses.covariance(z) for z in every)
         else:
-            v1, v2 = (losses.subspace_variance(z, masks).mean() for z in every)
-            c1, c2 = (losses.subspace_covariance(z, masks).mean() for z in every)
+            hard = self.masks.kind == "hard"
+            deviating = losses.chosen_variance if hard else losses.subspace_variance
+            v1, v2 = (deviating(z, masks).mean() for z in every)
+            c1, c2 = (losses.subspace_covariance(z, masks, 1 if hard else 2).mean() for z in every)
         parts |= {"variance": (v1 + v2) / 2, "covariance": c1 + c2}
         loss = lam * parts["invariance"] + mu * parts["variance"] + nu * parts["covariance"]
         if "likelihood" in parts:
