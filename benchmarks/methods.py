@@ -114,7 +114,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each arm, printed when it is known."""
     specs = {(host, one): spec_of(options, host, one) for host, (_, more) in GROUPS.items() for one in ("none", *more)}
     specs = {arm: resolve(spec) for arm, spec in specs.items()}
-    memory = {arm: peak_bytes(options, *arm) for arm in specs}
+    memory: dict[tuple[str, str], int] = {}
     images = pretraining_images("openemoji", options.batch, options.size)
     images = images.to("cuda" if torch.cuda.is_available() else "cpu")
     rows = []
@@ -126,6 +126,9 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         seconds = step_seconds(pair, images, options.repeats)
         middle, least, greatest = ratio(seconds, awareness, "none")
         host_seconds, arm_seconds = (statistics.median(seconds[one]) for one in pair)
+        for one in pair:
+            if (host, one) not in memory:
+                memory[host, one] = peak_bytes(options, host, one)
         host_mb, arm_mb = (memory[host, one] / 1e6 for one in pair)
         spec = specs[host, awareness]
         row = {"host": host, "awareness": awareness, "augmentations": spec.augmentations}

@@ -101,7 +101,8 @@ def parameters(tier: str, **changes: Any) -> pd.DataFrame:
     sum is `dropped`; `added` is what the awareness added to the host's. `still`: slow copies, never trained by a gradient.
     `queue`: stored numbers of earlier keys, no parameters.
     """
-    rows, alone = [], {}
+    rows: list[dict[str, Any]] = []
+    alone: dict[str, int] = {}
     for host, awareness in _allowed():
         count = count_parameters(_built(pair_spec(tier, host, awareness, **changes)))
         alone.setdefault(host, count["dropped"])
