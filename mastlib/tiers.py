@@ -46,8 +46,7 @@ _SMOKE_HOSTS = {
     for host, changes in _HOSTS.items()
 }
 
-# The other hosts' published settings, where RunSpec's defaults are VICReg's. SimCLR, SwAV, BYOL, Barlow Twins: their papers;
-# MoCo v2, SimSiam: as AugSelf and CASSLE trained them on ImageNet-100; supervised: AugSelf.
+# The other hosts' published settings, where RunSpec's defaults are VICReg's.
 _SGD: dict[str, Any] = {"optimizer": "sgd", "batch_size": 256, "warmup_epochs": 0}
 _PAPERS: dict[str, dict[str, Any]] = {
     "simclr": {"lr": 0.3, "batch_size": 4096, "augmentations": "augself_default", "temperature": 0.1},
@@ -58,6 +57,15 @@ _PAPERS: dict[str, dict[str, Any]] = {
     "barlow": {"lr": 0.2, "weight_decay": 1.5e-6},
     "supervised": {**_SGD, "lr": 0.1, "weight_decay": 1e-4, "epochs": 100, "augmentations": "augself_default"},
 }
+
+#: Whose settings those of a host are.
+PUBLISHED_BY: Mapping[str, str] = MappingProxyType(
+    {
+        "vicreg": "its paper", "simclr": "its paper", "byol": "its paper", "swav": "its paper", "barlow": "its paper",
+        "moco": "AugSelf's and CASSLE's, ImageNet-100", "simsiam": "AugSelf's and CASSLE's, ImageNet-100",
+        "supervised": "AugSelf's",
+    }
+)  # fmt: skip
 
 TIERS: Mapping[str, Tier] = MappingProxyType(
     {
@@ -89,3 +97,11 @@ def tier_spec(tier: str, **changes: Any) -> RunSpec:
     size = TIERS[check_choice("tier", tier, TIERS)]
     own = size.hosts.get(changes.get("host", "vicreg"), {})
     return RunSpec.from_dict({**size.settings, **own, **changes})
+
+
+def published(host: str) -> RunSpec:
+    """The RunSpec of `host` with its published settings (`PUBLISHED_BY` says whose), on this book's images.
+
+    Raises InputError for an unknown host.
+    """
+    return tier_spec("paper", host=host)

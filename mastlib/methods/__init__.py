@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mastlib.methods.base import Method
@@ -50,12 +50,12 @@ def build_method(spec: RunSpec, augmentations: Sequence[str], classes: int = 0) 
     `augmentations` are the pipeline's names in order (K of them): MAST has a mask for each. `classes`: how many labels
     there are, for a supervised host. Raises InputError where the awareness asks for an augmentation that is not there.
     """
-    host, awareness = (_found(path) for path in (HOSTS[spec.host], AWARENESS[spec.awareness]))
+    host, awareness = (method_class(path) for path in (HOSTS[spec.host], AWARENESS[spec.awareness]))
     method: Method = host(spec, awareness, tuple(augmentations), classes)
     return method
 
 
-def _found(path: str) -> type:
+def method_class(path: str) -> Any:
+    """The class that a path of HOSTS or AWARENESS names, imported."""
     module, _, name = path.rpartition(".")
-    found: type = getattr(importlib.import_module(module), name)
-    return found
+    return getattr(importlib.import_module(module), name)
