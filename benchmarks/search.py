@@ -32,15 +32,17 @@ LATENTS = ("value", "exposure", "light_strength", "background_value")
 MAST = {"awareness": "mast", "pairing": "isolate_one", "uncertainty": "none"}
 LINEAR = {**MAST, "subspace_loss": "B", "mask_power": 1, "mask_diversity": 5.0, "mask_lr": 10.0}
 
+HARD = {"mask_type": "hard", "mask_diversity": 5.0, "mask_lr": 10.0, "mask_init": 0.5}
+
 ARMS: dict[str, dict] = {
     "host": {}, "control: same pairs, no masks": {"pairing": "isolate_one"},
     "A soft, power 2": MAST, "A soft, reweight": {**MAST, "uncertainty": "reweight"},
-    "A hard, diversity": {**MAST, "mask_type": "hard", "mask_diversity": 5.0, "mask_lr": 10.0, "mask_init": 0.6},
+    "A hard, diversity": {**MAST, **HARD, "mask_init": 0.6},
     "A blocks": {**MAST, "mask_type": "blocks"},
     "B linear, diversity": LINEAR, "B linear, diversity, reweight": {**LINEAR, "uncertainty": "reweight"},
     "B random": {**MAST, "subspace_loss": "B", "mask_type": "random"},
     "B blocks": {**MAST, "subspace_loss": "B", "mask_type": "blocks"},
-    "B hard, diversity": {**MAST, "subspace_loss": "B", "mask_type": "hard", "mask_diversity": 5.0, "mask_lr": 10.0, "mask_init": 0.5},
+    "B hard, diversity": {**MAST, "subspace_loss": "B", **HARD},
     "B linear, composed": {**LINEAR, "pairing": "composed"}, "B linear, mixed": {**LINEAR, "pairing": "mixed"},
     "representation, random": {**MAST, "mask_on": "representation", "subspace_loss": "B", "mask_type": "random"},
     "representation, linear": {**LINEAR, "mask_on": "representation"},

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mastlib.augment.pipeline import Pipeline
 from mastlib.augment.presets import get_pipeline
+from mastlib.errors import refuse
 from mastlib.evaluate.masks import read_masks
 from mastlib.methods import build_method
 from mastlib.methods.base import Method
@@ -49,19 +50,27 @@ def variation(method: Method, pipeline: Pipeline, images: Tensor, seed: int = 0)
 def invariance(run: Run, images: Tensor, seed: int = 0) -> pd.DataFrame:
     """Relative variation under each augmentation (columns) of each subspace and of the full space (rows): 0 is invariant.
 
-    sum_j m_kj^2 E[(z_j - z'_j)^2] / (2 sum_j m_kj^2 Var(z_j)), 1 where two views are as unlike as two images. Masks on the embedding.
+    sum_j m_kj^2 E[(z_j - z'_j)^2] / (2 sum_j m_kj^2 Var(z_j)), 1 where two views are as unlike as two images. `images`
+    `(N, 3, S, S)`. Raises InputError for a run without masks on the embedding.
     """
+    if (run.spec.awareness, run.spec.mask_on) != ("mast", "embedding"):
+        raise refuse("run", run.id, "a run with awareness = 'mast' and mask_on = 'embedding'")
     pipeline = get_pipeline(run.spec.augmentations, run.spec.image_size, run.spec.without)
     squared, spread = variation(trained_method(run), pipeline, images, seed)
     weights = read_masks(run).double().square()
-    rows = {name: weights[k] for k, name in enumerate(pipeline.names)} | {"full space": torch.ones(weights.shape[1]).double()}
+    rows = {name: weights[k] for k, name in enumerate(pipeline.names)} | {
+        "full space": torch.ones(weights.shape[1]).double()
+    }
     values = {row: (squared @ w / (2 * (spread @ w))).tolist() for row, w in rows.items()}
     return pd.DataFrame.from_dict(values, orient="index", columns=list(pipeline.names))
 
 
 def own(table: pd.DataFrame) -> pd.DataFrame:
-    """For each augmentation, from `invariance`: `of_row`, whether its subspace, relative to the full space, is more invariant to it
-    than to any other; `of_column`, whether no other subspace is more invariant to it; `ratio`, its variation there over the full space's."""
+    """What `invariance` says of each augmentation's own subspace; variation is taken relative to the full space's.
+
+    `of_row`: whether the subspace is more invariant to it than to any other; `of_column`: whether no other subspace is more
+    invariant to it; `ratio`: its relative variation there, below 1 where the subspace is more invariant than the full space.
+    """
     relative = table.drop("full space") / table.loc["full space"]
     names = list(table.columns)
     return pd.DataFrame(
