@@ -138,7 +138,8 @@ def test_costs_are_ratios_to_the_host_in_the_same_round(monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_a_step_of_every_pair_is_timed() -> None:
+def test_a_step_of_every_pair_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "WARM_UP", 0)
     sizes = {"batch_size": 8, "images": 64, "precision": "fp32", "memory_format": "contiguous", "image_size": 16}
     frame = catalogue.cost("smoke", 1, augmentations="standard5", **sizes)
     assert list(zip(frame["host"], frame["awareness"], strict=True)) == ALLOWED
