@@ -193,7 +193,10 @@ def test_mocos_loss_reads_the_queue_as_it_was_before_the_batch(views):
 
 @pytest.mark.parametrize("host", ["moco", "byol"])
 def test_evaluation_changes_no_state(host, views):
-    method = build(host).eval()
+    method = build(host, momentum=0.5).eval()
+    with torch.no_grad():
+        for parameter in method.backbone.parameters():
+            parameter.add_(0.1)  # the slow copy would have something to follow
     before = copy.deepcopy(method.state_dict())
     with torch.no_grad():
         for step in range(3):
