@@ -202,7 +202,7 @@ def test_tasks_of_the_larger_pipelines_train(preset, task):
         ({"augself_tasks": ("crop", "grayscale")}, "augself_tasks"),
         ({"augself_tasks": ("crop", "crop")}, "augself_tasks"),
         ({"augself_tasks": ()}, "augself_tasks"),
-        ({"augself_tasks": ("crop",)}, "1 numbers, one for each of augself_tasks"),
+        ({"augself_tasks": ("crop",)}, "a number for each of augself_tasks"),
         ({"augself_weights": (1.0, -1.0)}, "augself_weights"),
         ({"pairing": "leave_one_out"}, "pairing"),
     ],

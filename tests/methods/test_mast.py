@@ -585,7 +585,7 @@ def test_log_term_does_not_move_the_masks(form):
 
 
 @pytest.mark.parametrize("form", ["none", "gaussian", "gaussian_dims", "softmax", "moments", "task"])
-@pytest.mark.parametrize("pairing", ["isolate_one", "mixed", "independent"])
+@pytest.mark.parametrize("pairing", ["isolate_one", "mixed"])
 def test_gradients_by_finite_differences(form, pairing):
     aware = build(("crop", "flip"), (4, 3, 4), uncertainty=form, pairing=pairing, subspace_loss="C", mask_power=1)
     changed = torch.tensor([0, 1, 0, 1, -1, -1, 0]) if pairing == "mixed" else torch.tensor([0, 1, 0, 1, 1, 0, 0])
