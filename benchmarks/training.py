@@ -74,12 +74,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file that the results are written to")
     options = parser.parse_args()
     laptop = resolve(tier_spec("laptop", augmentations="standard5", compile="on"))
-    larger = {"backbone": "resnet18", "stem": "small", "image_size": 64, "expander": (2048, 2048, 2048)}
+    larger = {"backbone": "resnet18", "stem": "small", "image_size": 64, "projector": (2048, 2048, 2048)}
     larger |= {"images": 1024, "batch_size": 64, "epochs": 1, "warmup_epochs": 0}
     arms = {
         "VICReg, laptop tier": (laptop, 150),
         "VICReg, laptop tier, not compiled": (laptop.replace(compile="off"), 150),
-        "MAST, laptop tier": (laptop.replace(method="mast", pairing="isolate_one"), 150),
+        "MAST, laptop tier": (laptop.replace(awareness="mast", pairing="isolate_one"), 150),
         "VICReg, laptop tier, fifteen": (laptop.replace(augmentations="extended15"), 150),
         "VICReg, ResNet-18 at 64 px, 64 images": (
             resolve(RunSpec(augmentations="standard5", optimizer="adamw", compile="on", **larger)),

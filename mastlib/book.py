@@ -32,7 +32,7 @@ from mastlib.chapter import check_parameters, declared
 from mastlib.closure import closure_hash
 from mastlib.errors import InputError, check_choice
 from mastlib.files import outputs_dir, write_text
-from mastlib.methods import MODULES
+from mastlib.methods import modules_of
 from mastlib.publish import BookError, make_html, stage
 from mastlib.tiers import TIERS
 
@@ -196,7 +196,7 @@ def _chapter(name: str, path: Path, given: dict[str, Any]) -> Chapter:
             from mastlib.data.bank import fingerprint
 
             # Methods are imported by a spec's word, so no import statement shows them.
-            ingredients += [closure_hash(*modules, *MODULES.values()), fingerprint()]
+            ingredients += [closure_hash(*modules, *modules_of()), fingerprint()]
     except (InputError, SyntaxError) as error:
         raise InputError(f"{name}: {error}") from None
     key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()

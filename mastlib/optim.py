@@ -45,16 +45,23 @@ class LARS(torch.optim.Optimizer):
 
 
 def parameter_groups(method: Method, spec: RunSpec) -> list[dict[str, Any]]:
-    """Matrices with weight decay; vectors (biases, batch-norm) without; masks without, at `mask_lr` times the rate."""
+    """Matrices with weight decay; vectors (biases, batch-norm) without; masks without, at `mask_lr` times the rate.
+
+    Those of the method's constant parameters apart: `constant` groups stay at the peak rate.
+    """
     masks = list(method.mask_parameters())
-    known = {id(p) for p in masks}
+    known, constant = {id(p) for p in masks}, {id(p) for p in method.constant_parameters()}
     others = [p for p in method.parameters() if p.requires_grad and id(p) not in known]
-    matrices, vectors = [p for p in others if p.ndim > 1], [p for p in others if p.ndim == 1]
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": spec.weight_decay, "adapt": True, "scale": 1.0},
-        {"params": vectors, "weight_decay": 0.0, "adapt": False, "scale": 1.0},
-        {"params": masks, "weight_decay": 0.0, "adapt": False, "scale": spec.mask_lr},
-    ]
+    groups: list[dict[str, Any]] = []
+    for stays in (False, True):
+        mine = [p for p in others if (id(p) in constant) == stays]
+        matrices, vectors = [p for p in mine if p.ndim > 1], [p for p in mine if p.ndim <= 1]
+        shared = {"scale": 1.0, "constant": stays}
+        groups += [
+            {"params": matrices, "weight_decay": spec.weight_decay, "adapt": True, **shared},
+            {"params": vectors, "weight_decay": 0.0, "adapt": False, **shared},
+        ]
+    groups.append({"params": masks, "weight_decay": 0.0, "adapt": False, "scale": spec.mask_lr, "constant": False})
     return [group for group in groups if group["params"]]
 
 
@@ -83,10 +90,10 @@ def learning_rate(spec: RunSpec, step: int, steps_per_epoch: int) -> float:
     return peak_lr(spec) * (q + 0.001 * (1 - q))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group its share (`scale`) of `lr`."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, peak: float) -> None:
+    """Give every group its share (`scale`) of `lr`, of `peak` where it is constant."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["scale"]
+        group["lr"] = (peak if group["constant"] else lr) * group["scale"]
 
 
 def trainable(method: nn.Module) -> list[nn.Parameter]:

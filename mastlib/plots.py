@@ -171,6 +171,7 @@ def matrix(values: pd.DataFrame, label: str, limits: tuple[float, float]) -> Fig
         values, annot=True, fmt=".2f", vmin=limits[0], vmax=limits[1], cmap="cividis", square=True, ax=ax,
         cbar_kws={"label": label},
     )  # fmt: skip
+    ax.grid(False)  # it would show through where there is no number
     ax.set(xlabel="", ylabel="")
     ax.tick_params(axis="y", rotation=0)
     return figure

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from mastlib.augment.algebra import DESCRIPTORS, TARGETS
 from mastlib.errors import InputError, check_choice, check_float, check_int, refuse
-from mastlib.methods import MODULES
+from mastlib.methods import AWARENESS, HOSTS, REFUSED
 
 Check = Callable[[str, Any], Any]  # (name, value) -> the value as it is kept; raises InputError
 
@@ -28,8 +29,8 @@ def _number(low: float, high: float) -> Check:
 
 
 def _sizes(name: str, value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list | tuple) or not 2 <= len(value) <= 8:
-        raise refuse(name, value, "2 to 8 integers from 1 to 65536")
+    if not isinstance(value, list | tuple) or len(value) not in (0, *range(2, 9)):
+        raise refuse(name, value, "none, or 2 to 8 integers from 1 to 65536")
     return tuple(check_int(f"{name}[{i}]", size, 1, 65536) for i, size in enumerate(value))
 
 
@@ -38,6 +39,28 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item for item in value):
         raise refuse(name, value, "a list of the preset's augmentations, such as ['color', 'flip']")
     return tuple(sorted(set(value)))
+
+
+def _out_of(name: str, value: Any, known: tuple[str, ...]) -> tuple[str, ...]:
+    fits = isinstance(value, list | tuple) and value and all(item in known for item in value)
+    if not fits or len(set(value)) < len(value):
+        raise refuse(name, value, f"a list of different names out of {', '.join(known)}")
+    return tuple(value)
+
+
+def _tasks(name: str, value: Any) -> tuple[str, ...]:
+    return _out_of(name, value, TARGETS)
+
+
+def _keys(name: str, value: Any) -> tuple[str, ...]:
+    """Sorted: a descriptor's parts are joined in alphabetical order."""
+    return tuple(sorted(_out_of(name, value, tuple(DESCRIPTORS))))
+
+
+def _weights(name: str, value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list | tuple) or not value:
+        raise refuse(name, value, "a list of numbers from 0 to 1000")
+    return tuple(check_float(f"{name}[{i}]", weight, 0, 1000) for i, weight in enumerate(value))
 
 
 def _setting(default: Any, check: Check, doc: str, **only_with: Any) -> Any:
@@ -60,14 +83,17 @@ class RunSpec:
     """One pre-training run, fully described; `dataclasses.fields(RunSpec)` holds each field's meaning, range, source.
 
     The defaults are VICReg's published settings (Bardes, Ponce, LeCun 2022) and, for MAST, which published none, those
-    of this book. A setting that would have no effect beside the others (such as `mask_init` without MAST) must stay at
-    its default. Lists become tuples, integers become floats where floats are meant.
+    of this book; tiers.py has the other hosts' own. A setting that would have no effect beside the others (such as
+    `mask_init` without MAST) must stay at its default. Lists become tuples, integers become floats where floats are meant.
     Raises InputError that names the field, its value and what is accepted.
     """
 
     # fmt: off
-    method: str = _setting("vicreg", _choice(*MODULES),
-        doc="Pre-training method. Source: Bardes et al. 2022; Huang et al. 2023.")
+    host: str = _setting("vicreg", _choice(*HOSTS),
+        doc="Objective: what is asked of the embeddings of two views. Source: Bardes et al. 2022; the others: see the catalogue.")
+    awareness: str = _setting("none", _choice(*AWARENESS),
+        doc="What the method does with the knowledge of how views were made. Source: Huang et al. 2023; Lee et al. 2021; "
+        "Przewięźlikowski et al. 2024; Xiao et al. 2021.")
     data: str = _setting("openemoji", _choice("openemoji"),
         doc="Images to train on. Source: this book's image bank.")
     images: int = _setting(131072, _integer(64, 10_000_000),
@@ -82,11 +108,14 @@ class RunSpec:
         "2023, section 1.")
     without: tuple[str, ...] = _setting((), _names,
         doc="Augmentations of the preset that are left out. Source: Huang et al. 2023, figure 1.")
-    pairing: str = _setting("independent", _choice("independent", "isolate_one"),
-        doc="Views drawn independently, or equal but for one augmentation an image. Source: Bardes et al. 2022; "
-        "isolate_one: this book's reading of Huang et al. 2023.")
-    crop_always: bool = _setting(True, _choice(False, True), pairing="isolate_one",
+    pairing: str = _setting("independent", _choice("independent", "composed", "isolate_one", "mixed", "leave_one_out"),
+        doc="Views drawn independently; the same, with masks for what differs; equal but for one augmentation an image; that "
+        "in a share of the images; or LooC's query and keys. Source: Bardes et al. 2022; isolate_one: this book's reading of "
+        "Huang et al. 2023; leave_one_out: Xiao et al. 2021.")
+    crop_always: bool = _setting(True, _choice(False, True), pairing=("isolate_one", "mixed"),
         doc="The crop differs besides the isolated augmentation. Source: this book.")
+    isolated: float = _setting(0.5, _number(0, 1), pairing="mixed",
+        doc="Share of the images whose views differ in one augmentation. Source: this book.")
 
     backbone: str = _setting("resnet50", _choice("resnet_small", "resnet18", "resnet34", "resnet50"),
         doc="Network whose features transfer. Source: He et al. 2016; Bardes et al. 2022.")
@@ -95,8 +124,8 @@ class RunSpec:
     stem: str = _setting("standard", _choice("standard", "small", "patch"),
         doc="First layer: 7x7 stride 2 and max-pool, 3x3, or 4x4 stride 4. Source: He et al. 2016; "
         "patch: Dosovitskiy et al. 2021.")
-    expander: tuple[int, ...] = _setting((8192, 8192, 8192), _sizes,
-        doc="Widths of the expander's linear layers. Source: Bardes et al. 2022, section 4.2.")
+    projector: tuple[int, ...] = _setting((), _sizes, host=tuple(name for name in HOSTS if name != "supervised"),
+        doc="Widths of the projector's linear layers; (): those of the host's paper. Source: see the catalogue.")
 
     epochs: int = _setting(1000, _integer(1, 10_000),
         doc="Passes over the images. Source: Bardes et al. 2022, section 4.2.")
@@ -118,24 +147,58 @@ class RunSpec:
     covariance_weight: float = _setting(1.0, _number(0, 1e6),
         doc="nu, weight of the covariance term. Source: Bardes et al. 2022, section 4.1.")
 
-    mask_type: str = _setting("sigmoid", _choice("sigmoid", "ones"), method="mast",
-        doc="Learned masks in [0, 1], or masks of ones (a control). Source: this book.")
-    mask_power: int = _setting(2, _choice(1, 2), method="mast", mask_type="sigmoid",
+    temperature: float = _setting(0.2, _number(0.001, 100), host=("simclr", "moco"),
+        doc="T of the contrastive losses. Source: Chen et al. 2020 (MoCo v2).")
+    queue: int = _setting(65536, _integer(1, 10_000_000), host="moco",
+        doc="Keys that are kept as negatives. Source: He et al. 2020.")
+    momentum: float = _setting(0.999, _number(0, 1), host=("moco", "byol"),
+        doc="m of the slow copy; BYOL's rises from it to 1. Source: He et al. 2020; BYOL, .996: Grill et al. 2020.")
+    prototypes: int = _setting(100, _integer(2, 100_000), host="swav",
+        doc="Clusters that views are assigned to. Source: Lee et al. 2021 (code).")
+    freeze_prototypes: float = _setting(0.01, _number(0, 1), host="swav",
+        doc="Share of the steps, at first, in which the prototypes stay. Source: Caron et al. 2020: one epoch of 100 or more.")
+
+    augself_tasks: tuple[str, ...] = _setting(("crop", "color"), _tasks, awareness="augself",
+        doc="Augmentations whose difference between the views is predicted. Source: Lee et al. 2021, section 3.")
+    augself_weights: tuple[float, ...] = _setting((1.0, 1.0), _weights, awareness="augself",
+        doc="lambda of each task, in the tasks' order. Source: Lee et al. 2021 (STL-10).")
+    condition_on: tuple[str, ...] = _setting(("blur", "color", "color_diff", "crop", "grayscale"), _keys, awareness="cassle",
+        doc="Parts of the descriptor. Source: Przewięźlikowski et al. 2024 (code).")
+    condition_mode: str = _setting("concat", _choice("concat", "raw", "add", "multiply", "hypernetwork"), awareness="cassle",
+        doc="How the descriptor enters the projector. Source: Przewięźlikowski et al. 2024, section 3.")
+    condition_depth: int = _setting(6, _integer(1, 20), awareness="cassle",
+        doc="Layers of the network that reads the descriptor. Source: Przewięźlikowski et al. 2024 (code).")
+    condition_width: int = _setting(64, _integer(1, 8192), awareness="cassle",
+        doc="Width of that network. Source: Przewięźlikowski et al. 2024 (code).")
+
+    mask_type: str = _setting("sigmoid", _choice("sigmoid", "relu", "hard", "blocks", "random", "ones"), awareness="mast",
+        doc="Masks learned in [0, 1], from 0 up, or of zeros and ones; or fixed: disjoint blocks, a random half, all ones (a "
+        "control). Source: this book; relu: Veit et al. 2017.")
+    mask_on: str = _setting("embedding", _choice("embedding", "representation"), awareness="mast",
+        doc="What is masked: the projector's output or its input. Source: this book.")
+    mask_power: int = _setting(2, _choice(1, 2), awareness="mast", mask_type=("sigmoid", "relu"),
         doc="Power of the mask that weighs the invariance term. Source: this book.")
-    mask_init: float = _setting(0.9, _number(0.01, 0.99), method="mast", mask_type="sigmoid",
+    mask_init: float = _setting(0.9, _number(0.01, 0.99), awareness="mast", mask_type=("sigmoid", "relu", "hard"),
         doc="Mean of the masks at the start. Source: after Veit et al. 2017.")
-    mask_lr: float = _setting(1.0, _number(0.001, 1000), method="mast", mask_type="sigmoid",
+    mask_lr: float = _setting(1.0, _number(0.001, 1000), awareness="mast", mask_type=("sigmoid", "relu", "hard"),
         doc="The masks' learning rate as a multiple of the network's. Source: this book.")
-    mask_sparsity: float = _setting(0.0, _number(0, 10), method="mast", mask_type="sigmoid",
+    mask_sparsity: float = _setting(0.0, _number(0, 10), awareness="mast", mask_type=("sigmoid", "relu", "hard"),
         doc="eta, weight of the mean mask relative to mu. Source: after Veit et al. 2017.")
-    scale_fix: str = _setting("pin_std", _choice("pin_std", "none"), method="mast",
+    mask_diversity: float = _setting(0.0, _number(0, 1000), awareness="mast", mask_type=("sigmoid", "relu", "hard"),
+        doc="Weight of the rows' squared positive cosines, their means removed. Source: this book.")
+    scale_fix: str = _setting("pin_std", _choice("pin_std", "none"), awareness="mast", subspace_loss=("A", "B", "C"),
         doc="Penalty on embedding deviations above 1, so that masks cannot trade scale with the embedding. "
         "Source: this book.")
-    subspace_loss: str = _setting("A", _choice("A", "B"), method="mast",
-        doc="Variance and covariance terms in every subspace (A) or in the full space (B). Source: this book.")
-    uncertainty: str = _setting("reweight", _choice("none", "reweight", "gaussian"), method="mast",
-        doc="Pairs weighed by a learned variance at mean weight one, by the Gaussian likelihood itself, or alike. "
-        "Source: Huang et al. 2023, section 1; form: Kendall and Gal 2017.")
+    subspace_loss: str = _setting("A", _choice("A", "B", "C", "D"), awareness="mast",
+        doc="Variance and covariance terms in every subspace (A), in the full space (B), in every subspace beside VICReg's loss "
+        "of the full space (C); or a contrastive host's loss in each pair's subspace (D). Source: this book.")
+    full_weight: float = _setting(1.0, _number(0, 1000), awareness="mast", subspace_loss="C",
+        doc="Weight of VICReg's loss of the full space. Source: this book.")
+    uncertainty: str = _setting("reweight", _choice(
+            "none", "reweight", "gaussian", "gaussian_dims", "softmax", "moments", "task"), awareness="mast",
+        doc="Pairs weighed by a learned variance at mean weight one, by the Gaussian likelihood itself, by one for each dimension, "
+        "by learned weights, charged for variance, by one variance for each augmentation, or alike. "
+        "Source: Huang et al. 2023, section 1; forms: Kendall and Gal 2017; Kendall et al. 2018.")
 
     knn_every: int = _setting(0, _integer(0, 10_000),
         doc="Epochs between nearest-neighbour and rank monitors; 0: at the end only. Source: this book.")
@@ -160,10 +223,39 @@ class RunSpec:
             raise refuse("batch_size", self.batch_size, f"at most images = {self.images}")
         if self.warmup_epochs > self.epochs:
             raise refuse("warmup_epochs", self.warmup_epochs, f"at most epochs = {self.epochs}")
-        if self.method == "mast" and self.pairing != "isolate_one":
+        self._check_method()
+
+    def _check_method(self) -> None:
+        """That host, awareness and pairing go together."""
+        if reason := REFUSED.get((self.host, self.awareness)):
+            raise InputError(f"host = {self.host!r} with awareness = {self.awareness!r} cannot be used: {reason}")
+        if (self.awareness == "looc") != (self.pairing == "leave_one_out"):
+            raise refuse("pairing", self.pairing, "leave_one_out with awareness = 'looc', and with no other")
+        if self.awareness == "mast":
+            if self.pairing == "independent":
+                raise refuse(
+                    "pairing",
+                    self.pairing,
+                    "isolate_one, mixed or composed with awareness = 'mast', whose masks need to know "
+                    "what a pair differs in",
+                )
+            if (self.subspace_loss == "D") != (self.host != "vicreg"):
+                raise refuse(
+                    "subspace_loss", self.subspace_loss, "A, B or C with host = 'vicreg', D with moco and simclr"
+                )
+            if self.subspace_loss == "D" and self.uncertainty not in ("none", "softmax"):
+                raise refuse("uncertainty", self.uncertainty, "none or softmax with subspace_loss = 'D'")
+        if len(self.augself_tasks) != len(self.augself_weights):
             raise refuse(
-                "pairing", self.pairing, "isolate_one with method = 'mast', whose masks need views that differ in one"
+                "augself_weights",
+                self.augself_weights,
+                f"a number for each of augself_tasks = {self.augself_tasks}",
             )
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run; an epoch's last images that fill no batch are left out."""
+        return self.epochs * (self.images // self.batch_size)
 
     def _check_effect(self, field: dataclasses.Field[Any]) -> None:
         value = getattr(self, field.name)

@@ -13,7 +13,7 @@ from mastlib.spec import RunSpec
 
 @dataclass(frozen=True)
 class Tier:
-    """One size: what hardware it is for, the RunSpec fields it sets, and how much is evaluated.
+    """One size: what hardware it is for, the RunSpec fields it sets, for each host besides, and how much is evaluated.
 
     `objects`, `latents`: images of the evaluation pools (None: all); `every_weight`: the probe tries every n-th of the
     45 regularisation weights.
@@ -21,6 +21,7 @@ class Tier:
 
     hardware: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    hosts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     objects: int | None = None
     latents: int | None = None
     every_weight: int = 1
@@ -28,35 +29,79 @@ class Tier:
 
 _SMALL: dict[str, Any] = {
     # Chosen by measurement on two cores (ARCHITECTURE.md, "The laptop tier's size").
-    "backbone": "resnet_small", "stem": "patch", "width": 32, "image_size": 32, "expander": (512, 512, 512),
+    "backbone": "resnet_small", "stem": "patch", "width": 32, "image_size": 32,
     "optimizer": "adamw", "lr": 0.012, "weight_decay": 0.05, "batch_size": 128,
 }  # fmt: skip
+
+# A projector of 8192 would cost more than the backbone; a slow copy has hundreds of steps to follow, not hundred thousands.
+_HOSTS: dict[str, dict[str, Any]] = {
+    "vicreg": {"projector": (512, 512, 512)}, "barlow": {"projector": (512, 512, 512)}, "simsiam": {"projector": (512, 512)},
+    "byol": {"projector": (512, 128), "momentum": 0.99}, "moco": {"queue": 4096, "momentum": 0.99},
+    "swav": {"projector": (512, 128)},
+}  # fmt: skip
+_SMOKE_HOSTS = {
+    host: {**changes, "projector": (128,) * len(changes["projector"])}
+    if "projector" in changes
+    else {**changes, "queue": 512}
+    for host, changes in _HOSTS.items()
+}
+
+# The other hosts' published settings, where RunSpec's defaults are VICReg's.
+_SGD: dict[str, Any] = {"optimizer": "sgd", "batch_size": 256, "warmup_epochs": 0}
+_PAPERS: dict[str, dict[str, Any]] = {
+    "simclr": {"lr": 0.3, "batch_size": 4096, "augmentations": "augself_default", "temperature": 0.1},
+    "moco": {**_SGD, "lr": 0.03, "weight_decay": 1e-4, "epochs": 500, "augmentations": "moco_v2"},
+    "simsiam": {**_SGD, "lr": 0.05, "weight_decay": 1e-4, "epochs": 500, "augmentations": "moco_v2"},
+    "byol": {"lr": 0.2, "weight_decay": 1.5e-6, "batch_size": 4096, "momentum": 0.996},
+    "swav": {"lr": 0.3, "batch_size": 4096, "epochs": 800, "prototypes": 3000, "augmentations": "augself_default"},
+    "barlow": {"lr": 0.2, "weight_decay": 1.5e-6},
+    "supervised": {**_SGD, "lr": 0.1, "weight_decay": 1e-4, "epochs": 100, "augmentations": "augself_default"},
+}
+
+#: Whose settings those of a host are.
+PUBLISHED_BY: Mapping[str, str] = MappingProxyType(
+    {
+        "vicreg": "its paper", "simclr": "its paper", "byol": "its paper", "swav": "its paper", "barlow": "its paper",
+        "moco": "AugSelf's and CASSLE's, ImageNet-100", "simsiam": "AugSelf's and CASSLE's, ImageNet-100",
+        "supervised": "AugSelf's",
+    }
+)  # fmt: skip
 
 TIERS: Mapping[str, Tier] = MappingProxyType(
     {
         "smoke": Tier(
             "two CPU cores, seconds a run: shows that everything works",
-            {**_SMALL, "width": 8, "expander": (128, 128, 128), "images": 1024, "epochs": 3, "warmup_epochs": 1, "knn_every": 1},
-            objects=3000, latents=1500, every_weight=11,
+            {**_SMALL, "width": 8, "images": 1024, "epochs": 3, "warmup_epochs": 1, "knn_every": 1},
+            _SMOKE_HOSTS, objects=3000, latents=1500, every_weight=11,
         ),
         "laptop": Tier(
             "two CPU cores, under a minute a run",
             {**_SMALL, "images": 16384, "epochs": 4, "warmup_epochs": 0.3, "knn_every": 1},
-            every_weight=4,
+            _HOSTS, every_weight=4,
         ),
         "gpu": Tier(
             "one GPU, about ten minutes a run",
             {
-                "backbone": "resnet18", "stem": "small", "image_size": 64, "expander": (2048, 2048, 2048),
+                "backbone": "resnet18", "stem": "small", "image_size": 64,
                 "images": 131072, "epochs": 100, "batch_size": 1024, "warmup_epochs": 10,
             },
+            {host: {"projector": (2048, 2048, 2048)} for host in ("vicreg", "barlow")},
         ),
-        "paper": Tier("eight GPUs, VICReg's published schedule on this book's images", {"images": 1281167}),
+        "paper": Tier("eight GPUs, VICReg's published schedule on this book's images", {"images": 1281167}, _PAPERS),
     }
 )  # fmt: skip
 
 
 def tier_spec(tier: str, **changes: Any) -> RunSpec:
-    """The RunSpec of `tier` with `changes` on top; raises InputError for an unknown tier or field or an unfit value."""
-    check_choice("tier", tier, TIERS)
-    return RunSpec.from_dict({**TIERS[tier].settings, **changes})
+    """The RunSpec of `tier` and host with `changes` on top; raises InputError for an unknown tier or field or an unfit value."""
+    size = TIERS[check_choice("tier", tier, TIERS)]
+    own = size.hosts.get(changes.get("host", "vicreg"), {})
+    return RunSpec.from_dict({**size.settings, **own, **changes})
+
+
+def published(host: str) -> RunSpec:
+    """The RunSpec of `host` with its published settings (`PUBLISHED_BY` says whose), on this book's images.
+
+    Raises InputError for an unknown host.
+    """
+    return tier_spec("paper", host=host)

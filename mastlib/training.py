@@ -22,19 +22,19 @@ except ImportError:  # the same class from its own, smaller package
     from lightning_fabric import Fabric
 
 from mastlib.augment.kernels import can_compile
-from mastlib.augment.pipeline import Pipeline
+from mastlib.augment.pipeline import Pipeline, Views
 from mastlib.augment.presets import get_pipeline
 from mastlib.closure import source_closure
 from mastlib.data import bank
-from mastlib.data.pools import load_pool, pretraining_images
+from mastlib.data.pools import load_pool, pretraining_images, pretraining_labels
 from mastlib.errors import InputError
 from mastlib.evaluate.features import extract
 from mastlib.files import outputs_dir, write_text
-from mastlib.methods import MODULES, build_method
+from mastlib.methods import build_method, modules_of
 from mastlib.methods.base import Method, layout_of
 from mastlib.models.backbones import build_backbone
 from mastlib.monitors import collapsed, effective_rank, knn_accuracy
-from mastlib.optim import build_optimizer, learning_rate, set_learning_rate, trainable
+from mastlib.optim import build_optimizer, learning_rate, peak_lr, set_learning_rate, trainable
 from mastlib.progress import bar
 from mastlib.runs import Run, RunStore, RunWriter, run_id
 from mastlib.spec import RunSpec
@@ -130,11 +130,11 @@ class Monitors:
         return {"rank": effective_rank(features[:1024] - features[:1024].mean(0)), "knn": knn}
 
 
-def batches(seed: int, epoch: int, images: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """Full batches `(batch_size, 3, S, S)` uint8 of one epoch, in an order that is a function of (seed, epoch) alone."""
-    order = torch.randperm(len(images), generator=generator(seed, epoch))
+def batches(seed: int, epoch: int, count: int, batch_size: int) -> Iterator[Tensor]:
+    """Full batches `(batch_size,)` of one epoch's `count` indices, in an order that is a function of (seed, epoch) alone."""
+    order = torch.randperm(count, generator=generator(seed, epoch))
     for start in range(0, len(order) - batch_size + 1, batch_size):
-        yield images[order[start : start + batch_size].sort().values]
+        yield order[start : start + batch_size].sort().values
 
 
 def generator(*numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -152,51 +152,49 @@ def fit(spec: RunSpec, *, progress: bool = True, store: RunStore | None = None) 
     """
     spec, store = resolve(spec), store or RunStore()
     pipeline = get_pipeline(spec.augmentations, spec.image_size, spec.without, compiled=spec.compile == "on")
-    closure = source_closure("mastlib.training", MODULES[spec.method])
+    closure = source_closure("mastlib.training", *modules_of(spec))
     identity = run_id(spec, bank.fingerprint(), closure)
     finished = store.finished(identity)
     if finished is not None:
         return finished
+    labels, names = pretraining_labels(spec.data, spec.images) if spec.host == "supervised" else (torch.empty(0), [])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        method = build_method(spec, pipeline.names, len(names))
     with store.writer(identity, spec, data=bank.fingerprint(), closure=closure) as writer:
         if writer.finished is not None:  # another process trained it while this one waited
             return writer.finished
-        _train(spec, pipeline, writer, progress)
+        _train(spec, pipeline, method, labels, writer, progress)
     run = store.finished(identity)
     assert run is not None
     return run
 
 
-def _train(spec: RunSpec, pipeline: Pipeline, writer: RunWriter, progress: bool) -> None:
-    """Train `spec` from its first step to its last, or to the first loss or gradient that is not finite."""
+def _train(
+    spec: RunSpec, pipeline: Pipeline, method: Method, labels: Tensor, writer: RunWriter, progress: bool
+) -> None:
+    """Train `method` from its first step to its last, or to the first loss or gradient that is not finite."""
     images = pretraining_images(spec.data, spec.images, spec.image_size)
     monitors = Monitors.load(spec.image_size)
     fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed" if spec.precision == "bf16" else "32-true")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
-        method = build_method(spec, pipeline.names)
     method.to(memory_format=layout_of(spec.memory_format))
     wrapped, optimizer = fabric.setup(method, build_optimizer(method, spec))
     steps = spec.images // spec.batch_size
     room: Tensor | None = None  # the views' memory, used again at every step
     status, reason, watched, training_seconds = "ok", "", {"rank": math.nan, "knn": math.nan}, 0.0
-    with bar(spec.epochs * steps, f"{spec.method} seed {spec.seed}", show=progress) as shown:
+    with bar(spec.epochs * steps, f"{named(spec)} seed {spec.seed}", show=progress) as shown:
         for epoch in range(spec.epochs):
             start = time.perf_counter()
             method.train()
             sums: dict[str, float] = {}
             try:
-                for position, batch in enumerate(batches(spec.seed, epoch, images, spec.batch_size)):
+                for position, batch in enumerate(batches(spec.seed, epoch, len(images), spec.batch_size)):
                     step = epoch * steps + position
-                    set_learning_rate(optimizer, learning_rate(spec, step, steps))
-                    views = pipeline.views(
-                        batch.to(fabric.device),
-                        pairing=spec.pairing,
-                        crop_always=spec.crop_always,
-                        generator=generator(spec.seed, epoch, step, device=fabric.device),
-                        out=room,
-                    )
+                    set_learning_rate(optimizer, learning_rate(spec, step, steps), peak_lr(spec))
+                    draw = generator(spec.seed, epoch, step, device=fabric.device)
+                    views = make_views(spec, method, pipeline, images[batch].to(fabric.device), draw, room)
                     room = views.images
-                    parts = wrapped(views, step)
+                    parts = wrapped(views, step, labels[batch].to(fabric.device) if method.wants_labels else None)
                     optimizer.zero_grad()
                     fabric.backward(parts["loss"])
                     values = _finite(method, parts, step)
@@ -236,6 +234,26 @@ def _train(spec: RunSpec, pipeline: Pipeline, writer: RunWriter, progress: bool)
         "backbone_parameters": sum(p.numel() for p in method.backbone.parameters()),
     }
     writer.finish(status, info, backbone=method.backbone.state_dict(), method=method.state_dict())
+
+
+def named(spec: RunSpec) -> str:
+    """The host and what it is aware of, such as "vicreg" or "moco + augself"."""
+    return spec.host if spec.awareness == "none" else f"{spec.host} + {spec.awareness}"
+
+
+def make_views(
+    spec: RunSpec, method: Method, pipeline: Pipeline, images: Tensor, draw: torch.Generator, room: Tensor | None = None
+) -> Views:
+    """The views of `images` `(N, 3, S, S)` that `spec` asks for, written to `room` if given."""
+    return pipeline.views(
+        images,
+        spec.pairing,
+        draw,
+        spec.crop_always,
+        color_diff=method.aware.wants_color_diff,
+        isolated=spec.isolated,
+        out=room,
+    )
 
 
 def _finite(method: Method, parts: dict[str, Tensor], step: int) -> dict[str, float]:

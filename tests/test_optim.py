@@ -12,7 +12,7 @@ from mastlib.optim import LARS, build_optimizer, learning_rate, parameter_groups
 from mastlib.spec import RunSpec
 
 SPEC = RunSpec(
-    backbone="resnet_small", stem="patch", width=4, expander=(8, 8, 8), image_size=16, images=512, batch_size=128,
+    backbone="resnet_small", stem="patch", width=4, projector=(8, 8, 8), image_size=16, images=512, batch_size=128,
     epochs=20, warmup_epochs=2, lr=0.4,
 )  # fmt: skip
 
@@ -52,14 +52,14 @@ def test_schedule_warms_up_to_the_scaled_rate_and_ends_at_its_thousandth():
 
 @pytest.mark.parametrize("name,kind", [("lars", LARS), ("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
 def test_groups_keep_decay_off_vectors_and_masks_at_their_own_rate(name, kind):
-    spec = SPEC.replace(method="mast", pairing="isolate_one", optimizer=name, mask_lr=10.0, weight_decay=0.05)
+    spec = SPEC.replace(awareness="mast", pairing="isolate_one", optimizer=name, mask_lr=10.0, weight_decay=0.05)
     method = build_method(spec, ("crop", "flip"))
     optimizer = build_optimizer(method, spec)
     assert isinstance(optimizer, kind)
-    set_learning_rate(optimizer, 0.01)
+    set_learning_rate(optimizer, 0.01, 0.1)
     matrices, vectors, masks = optimizer.param_groups
     assert all(p.ndim > 1 for p in matrices["params"]) and all(p.ndim == 1 for p in vectors["params"])
-    assert masks["params"] == [method.mask_logits]
+    assert masks["params"] == [method.aware.masks.raw]
     assert (matrices["weight_decay"], vectors["weight_decay"], masks["weight_decay"]) == (0.05, 0, 0)
     assert (matrices["lr"], vectors["lr"], masks["lr"]) == (0.01, 0.01, pytest.approx(0.1))
     grouped = sum(len(g["params"]) for g in parameter_groups(method, spec))

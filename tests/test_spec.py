@@ -9,7 +9,8 @@ import pytest
 from mastlib.augment.pipeline import PAIRINGS
 from mastlib.augment.presets import list_presets
 from mastlib.errors import InputError
-from mastlib.methods import MODULES
+from mastlib.methods import AWARENESS, HOSTS, REFUSED
+from mastlib.methods.vicreg import VICReg
 from mastlib.models.backbones import BACKBONES, STEMS
 from mastlib.spec import RunSpec
 
@@ -19,10 +20,13 @@ INTEGERS = [None, "3", 1.0, True, -1, 2**40, [1]]
 NUMBERS = [None, "3", True, -1.0, float("nan"), float("inf"), 1e9, [1.0]]
 LISTS = [None, "word", 3, {"a": 1}, [1.5], [True]]
 BAD = {str: WORDS, int: INTEGERS, float: NUMBERS, tuple: LISTS, bool: [None, 0, 1, "yes", 1.0]}
-MAST = {"method": "mast", "pairing": "isolate_one"}
+MAST = {"awareness": "mast", "pairing": "isolate_one"}
 
 
-@pytest.mark.parametrize(("name", "value"), [(n, v) for n, f in FIELDS.items() for v in BAD[type(f.default)]])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(n, v) for n, f in FIELDS.items() for v in BAD[type(f.default)] if (n, v) != ("augself_weights", [1.5])],
+)
 def test_bad_values_are_refused_by_name(name, value):
     with pytest.raises(InputError) as refusal:
         RunSpec(**{name: value})
@@ -38,7 +42,7 @@ def test_bad_values_are_refused_by_name(name, value):
     [
         ("images", 63), ("images", 10_000_001), ("image_size", 15), ("image_size", 513), ("width", 3), ("width", 257),
         ("epochs", 0), ("batch_size", 1), ("lr", 0), ("mask_init", 0.0), ("mask_init", 1.0), ("mask_power", 3),
-        ("expander", []), ("expander", [0, 5]), ("without", [""]), ("seed", -1), ("seed", 2**32),
+        ("projector", [64]), ("projector", [0, 5]), ("without", [""]), ("seed", -1), ("seed", 2**32),
     ],
 )  # fmt: skip
 def test_bounds(name, value):
@@ -62,7 +66,7 @@ def test_reference_text_is_the_words_of_the_error():
 
 def test_choices_are_those_of_the_modules_that_act_on_them():
     assert set(FIELDS["pairing"].metadata["accepted"].split(", ")) <= set(PAIRINGS)  # those that a method here can use
-    expected = {"method": MODULES, "backbone": BACKBONES, "stem": STEMS}
+    expected = {"host": HOSTS, "awareness": AWARENESS, "backbone": BACKBONES, "stem": STEMS}
     for name, choices in (expected | {"augmentations": list_presets()}).items():
         assert set(FIELDS[name].metadata["accepted"].split(", ")) == set(choices)
 
@@ -70,19 +74,20 @@ def test_choices_are_those_of_the_modules_that_act_on_them():
 def test_defaults_are_vicregs():
     """Bardes, Ponce, LeCun 2022, section 4.2."""
     spec = RunSpec()
-    assert (spec.method, spec.backbone, spec.expander) == ("vicreg", "resnet50", (8192, 8192, 8192))
+    assert (spec.host, spec.awareness, spec.backbone) == ("vicreg", "none", "resnet50")
+    assert VICReg.paper_sizes(2048) == (8192, 8192, 8192)
     assert (spec.invariance_weight, spec.variance_weight, spec.covariance_weight) == (25, 25, 1)
     assert (spec.optimizer, spec.lr, spec.weight_decay, spec.warmup_epochs) == ("lars", 0.2, 1e-6, 10)
     assert (spec.batch_size, spec.epochs) == (2048, 1000)
 
 
 def test_values_are_kept_in_one_form():
-    spec = RunSpec(expander=[64, np.int64(32)], without=["flip", "color", "flip"], lr=1, images=np.int32(4096))
-    assert spec.expander == (64, 32)
+    spec = RunSpec(projector=[64, np.int64(32)], without=["flip", "color", "flip"], lr=1, images=np.int32(4096))
+    assert spec.projector == (64, 32)
     assert spec.without == ("color", "flip")
     assert type(spec.lr) is float
-    assert type(spec.images) is type(spec.expander[1]) is int
-    assert spec == RunSpec(expander=(64, 32), without=("color", "flip"), lr=1.0, images=4096)
+    assert type(spec.images) is type(spec.projector[1]) is int
+    assert spec == RunSpec(projector=(64, 32), without=("color", "flip"), lr=1.0, images=4096)
     assert hash(spec) == hash(spec.replace())
 
 
@@ -92,7 +97,7 @@ def test_a_spec_cannot_be_changed():
 
 
 def test_to_dict_is_json_and_comes_back():
-    spec = RunSpec(**MAST, expander=(64, 64), without=("color",), mask_lr=10, lr=0.1 + 0.2, seed=3, precision="bf16")
+    spec = RunSpec(**MAST, projector=(64, 64), without=("color",), mask_lr=10, lr=0.1 + 0.2, seed=3, precision="bf16")
     values = json.loads(json.dumps(spec.to_dict()))
     assert values == spec.to_dict()
     assert list(values) == list(FIELDS)
@@ -102,7 +107,7 @@ def test_to_dict_is_json_and_comes_back():
 def test_unknown_names_are_refused_with_close_ones():
     with pytest.raises(InputError, match=r"unknown setting batchsize = 64; did you mean batch_size\?"):
         RunSpec.from_dict({"batchsize": 64})
-    with pytest.raises(InputError, match=r"unknown setting zzz = 1; known: method, data"):
+    with pytest.raises(InputError, match=r"unknown setting zzz = 1; known: host, awareness"):
         RunSpec.from_dict({"zzz": 1})
     with pytest.raises(InputError, match="mask_pwr"):
         RunSpec().replace(mask_pwr=1)
@@ -117,8 +122,11 @@ def test_replace_changes_what_it_names_and_checks_it():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"mask_init": 0.5}, "mask_init = 0.5 has no effect with method = 'vicreg'; leave it at 0.9, or set method to"),
-        ({"uncertainty": "none"}, "uncertainty = 'none' has no effect with method = 'vicreg'"),
+        (
+            {"mask_init": 0.5},
+            "mask_init = 0.5 has no effect with awareness = 'none'; leave it at 0.9, or set awareness to",
+        ),
+        ({"uncertainty": "none"}, "uncertainty = 'none' has no effect with awareness = 'none'"),
         ({"subspace_loss": "B"}, "subspace_loss = 'B' has no effect"),
         ({"scale_fix": "none"}, "scale_fix = 'none' has no effect"),
         ({"mask_type": "ones"}, "mask_type = 'ones' has no effect"),
@@ -127,13 +135,41 @@ def test_replace_changes_what_it_names_and_checks_it():
         ({"crop_always": False}, "crop_always = False has no effect with pairing = 'independent'"),
         ({"batch_size": 128, "images": 100}, "batch_size = 128 cannot be used; accepted: at most images = 100"),
         ({"epochs": 2, "warmup_epochs": 3}, "warmup_epochs = 3.0 cannot be used; accepted: at most epochs = 2"),
-        ({"method": "mast"}, "pairing = 'independent' cannot be used; accepted: isolate_one with method = 'mast'"),
+        (
+            {"awareness": "mast"},
+            "pairing = 'independent' cannot be used; accepted: isolate_one, mixed or composed with",
+        ),
+        ({"awareness": "looc", "host": "moco"}, "pairing = 'independent' cannot be used; accepted: leave_one_out with"),
+        (
+            {"pairing": "leave_one_out"},
+            "pairing = 'leave_one_out' cannot be used; accepted: leave_one_out with awareness",
+        ),
+        (
+            {**MAST, "subspace_loss": "D"},
+            "subspace_loss = 'D' cannot be used; accepted: A, B or C with host = 'vicreg'",
+        ),
+        ({**MAST, "host": "moco"}, "subspace_loss = 'A' cannot be used"),
+        ({**MAST, "host": "moco", "subspace_loss": "D"}, "uncertainty = 'reweight' cannot be used; accepted: none or"),
+        ({"temperature": 0.5}, "temperature = 0.5 has no effect with host = 'vicreg'"),
+        ({"awareness": "augself", "augself_tasks": ["crop"]}, "a number for each of augself_tasks = ('crop',)"),
+        ({"host": "supervised", "projector": [8, 8]}, "projector = (8, 8) has no effect with host = 'supervised'"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(changes, words):
     with pytest.raises(InputError) as refusal:
         RunSpec(**changes)
     assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize(("host", "awareness"), REFUSED)
+def test_pairs_that_make_no_sense_are_refused_with_the_reason(host, awareness):
+    with pytest.raises(InputError) as refusal:
+        RunSpec(host=host, awareness=awareness)
+    message = str(refusal.value)
+    assert (
+        message.startswith(f"host = {host!r} with awareness = {awareness!r} cannot be used: ") and "\n" not in message
+    )
+    assert REFUSED[host, awareness] in message
 
 
 def test_settings_that_go_together_are_taken():

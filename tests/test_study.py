@@ -9,7 +9,7 @@ from mastlib.study import RANDOM, run_study, tier_grid
 from mastlib.tiers import TIERS, tier_spec
 
 TINY = {
-    "backbone": "resnet_small", "stem": "patch", "width": 4, "expander": (16, 16, 16), "image_size": 16, "images": 128,
+    "backbone": "resnet_small", "stem": "patch", "width": 4, "projector": (16, 16, 16), "image_size": 16, "images": 128,
     "batch_size": 32, "epochs": 1, "warmup_epochs": 0, "optimizer": "adamw", "lr": 1e-3,
 }  # fmt: skip
 

@@ -60,14 +60,22 @@ def pretraining_images(data: str, count: int, size: int) -> Tensor:
 
     `data` names the source ("openemoji"); only training concepts appear (see `splits.pretraining_weights`).
     """
+    key: dict[str, object] = {"seed": PRETRAIN_SEED, "count": count, "ranges": asdict(scenes.OBJECTS)}
+    return _rendered("pretrain", _pretraining_latents(data, count), size, key)[0]
+
+
+def pretraining_labels(data: str, count: int) -> tuple[Tensor, list[str]]:
+    """The category of each of `pretraining_images`' objects, `(count,)` long, -1 where it has none, and the names."""
+    sprites = _pretraining_latents(data, count)["sprite"][:, 0]
+    categories = bank.load_table()["category"].astype("category").cat
+    return torch.from_numpy(categories.codes.to_numpy()[sprites].astype(np.int64)), list(categories.categories)
+
+
+def _pretraining_latents(data: str, count: int) -> dict[str, np.ndarray]:
     check_choice("data", data, ("openemoji",))
     check_int("images", count, 1)
-    table = bank.load_table()
-    latents = scenes.draw(
-        PRETRAIN_SEED, np.arange(count), scenes.OBJECTS, bank.background_count(), weights=pretraining_weights(table)
-    )
-    key: dict[str, object] = {"seed": PRETRAIN_SEED, "count": count, "ranges": asdict(scenes.OBJECTS)}
-    return _rendered("pretrain", latents, size, key)[0]
+    weights = pretraining_weights(bank.load_table())
+    return scenes.draw(PRETRAIN_SEED, np.arange(count), scenes.OBJECTS, bank.background_count(), weights=weights)
 
 
 def load_pool(name: str, size: int, limit: int | None = None) -> Pool:

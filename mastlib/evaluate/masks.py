@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mastlib.errors import refuse
+from mastlib.methods.masks import masks_of
 from mastlib.runs import Run
 
 
@@ -14,10 +15,9 @@ def read_masks(run: Run) -> Tensor:
 
     Raises InputError for a run of another method.
     """
-    if run.spec.method != "mast":
-        raise refuse("run", run.id, f"a run with method = 'mast' (this one has {run.spec.method!r})")
-    logits = run.weights("method")["mask_logits"]
-    return torch.sigmoid(logits) if run.spec.mask_type == "sigmoid" else torch.ones_like(logits)
+    if run.spec.awareness != "mast":
+        raise refuse("run", run.id, f"a run with awareness = 'mast' (this one has {run.spec.awareness!r})")
+    return masks_of(run.spec.mask_type, run.weights("method")["aware.masks.raw"])
 
 
 def overlap(masks: Tensor) -> Tensor:

@@ -1,53 +1,179 @@
-"""What a method is: a module that turns views into a loss, around the backbone that will be transferred."""
+"""What a method is: a host objective around the backbone that will be transferred, and what it knows of augmentations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from mastlib.augment.pipeline import Views
 from mastlib.models.backbones import build_backbone, normalise
-from mastlib.models.heads import mlp
+from mastlib.models.heads import Projector
 from mastlib.spec import RunSpec
+
+Parts = dict[str, Tensor]  # scalars: `loss` and what it is made of
+
+
+@dataclass
+class Encoded:
+    """What a host made of two views: float32, row i of image i.
+
+    `features` `(N, d)` of the backbone; `embeddings` `(N, D)` and penultimate activations `hidden` `(N, H)` of the
+    projector; `targets` `(N, D)`, embeddings by a momentum branch, without gradient, where the host has one.
+    """
+
+    features: list[Tensor]
+    embeddings: list[Tensor]
+    hidden: list[Tensor]
+    targets: list[Tensor] = field(default_factory=list)
+
+
+class Awareness(nn.Module):
+    """What a method does with the knowledge of what was done to each view; as it stands here, nothing.
+
+    Each of its methods is one place where it may step in: the projector that the host builds, what that projector is
+    told, the objective, and terms added to the loss. Its `spec` field is `awareness`; the module is dropped at transfer.
+    """
+
+    wants_color_diff = False  # whether views must tell `color_diff`
+
+    def __init__(self, spec: RunSpec, augmentations: Sequence[str], sizes: Sequence[int]) -> None:
+        """`augmentations`: the pipeline's names in order; `sizes`: (d, ..., D), of the backbone's output and the projector."""
+        super().__init__()
+
+    def projector(self, sizes: Sequence[int], last: str) -> nn.Module:
+        """The host's projector, `(features, condition) -> (embeddings, penultimate activations)`."""
+        return Projector(sizes, last)
+
+    def conditions(self, views: Views) -> list[Tensor | None]:
+        """What the projector is told of each view: `(N, p)`, or None."""
+        return [None] * len(views.images)
+
+    def encode(self, host: Method, views: Views) -> Encoded:
+        """What the objective reads."""
+        return host.encode(views.images, self.conditions(views))
+
+    def objective(self, host: Method, encoded: Encoded, views: Views, labels: Tensor | None, step: int) -> Parts:
+        """The loss and its parts."""
+        return host.objective(encoded, labels, step)
+
+    def added(self, encoded: Encoded, views: Views) -> Parts:
+        """Terms that are added to the loss, by name."""
+        return {}
+
+    def mask_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters with their own learning rate, and without weight decay or LARS scaling."""
+        return iter(())
 
 
 class Method(nn.Module):
-    """Backbone and expander shared by the joint-embedding methods; a subclass says how embeddings become a loss.
+    """A host: backbone, projector, and how two views' embeddings become a loss; a subclass says the last.
 
-    `forward(views, step)` returns scalars: `loss` and every part that it is made of, float32 (Python-side switches only;
-    all state that a run needs to continue is a parameter or a buffer). `backbone` is what transfers; the rest is dropped.
+    `forward(views, step, labels)` returns scalars in float32: `loss` and every part it is made of. All state that a run
+    needs to continue is a parameter or a buffer. `backbone` is what transfers; the rest is dropped.
     """
 
-    def __init__(self, spec: RunSpec) -> None:
+    last = "plain"  # how the projector ends, see `models.heads.mlp`
+    wants_labels = False
+
+    def __init__(
+        self, spec: RunSpec, awareness: type[Awareness], augmentations: Sequence[str], classes: int = 0
+    ) -> None:
         super().__init__()
         self.backbone = build_backbone(spec.backbone, spec.width, spec.stem)
-        self.expander = mlp((int(self.backbone.dim), *spec.expander))  # type: ignore[arg-type]
+        dim = int(self.backbone.dim)  # type: ignore[arg-type]
+        self.sizes = (dim, *(spec.projector or self.paper_sizes(dim)))
+        self.aware = awareness(spec, augmentations, self.sizes)
+        self.projector = self.aware.projector(self.sizes, self.last) if len(self.sizes) > 1 else nn.Identity()
         self.layout = layout_of(spec.memory_format)
-        self.weights = (spec.invariance_weight, spec.variance_weight, spec.covariance_weight)
+        self.prepare(spec, classes)
+
+    def prepare(self, spec: RunSpec, classes: int) -> None:
+        """What a host has besides backbone and projector; `classes`: how many labels there are."""
+
+    @staticmethod
+    def paper_sizes(dim: int) -> tuple[int, ...]:
+        """Widths of the projector's layers after a backbone of width `dim`, as the host's paper has them."""
+        raise NotImplementedError
+
+    def objective(self, encoded: Encoded, labels: Tensor | None, step: int) -> Parts:
+        """The loss and its parts, in float32."""
+        raise NotImplementedError
 
     def mask_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters with their own learning rate, and without weight decay or LARS scaling; none unless overridden."""
+        return self.aware.mask_parameters()
+
+    def constant_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters whose learning rate is not scheduled; none unless overridden."""
         return iter(())
 
-    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings `(N, D)` and the expander's penultimate activations `(N, H)` of images `(N, 3, H, W)` in [0, 1]."""
-        hidden = self.expander[:-1](self.backbone(normalise(images).contiguous(memory_format=self.layout)))
-        return self.expander[-1](hidden), hidden
+    def features(self, images: Tensor) -> Tensor:
+        """`(N, d)` of images `(N, 3, H, W)` in [0, 1]."""
+        return self.backbone(normalise(images).contiguous(memory_format=self.layout))
 
-    def forward(self, views: Views, step: int) -> dict[str, Tensor]:
-        # The views pass one after the other, so that batch-norm statistics are those of one view, as in the official code.
-        z1, h1 = self.embed(views.images[0])
-        z2, h2 = self.embed(views.images[1])
-        with torch.autocast(z1.device.type, enabled=False):
-            parts = self.objective(z1.float(), z2.float(), h1.float(), h2.float(), views.changed)
-        parts["embedding_std"] = embedding_std(z1.detach())
-        return parts
+    def encode(self, images: Tensor, conditions: Sequence[Tensor | None]) -> Encoded:
+        """Both views, one after the other, so that batch-norm statistics are those of one view, as in the official codes."""
+        features = [self.features(view) for view in images[:2]]
+        made = [self.projector(f, c) for f, c in zip(features, conditions, strict=False)]
+        return Encoded(features, [z for z, _ in made], [h for _, h in made])
 
-    def objective(self, z1: Tensor, z2: Tensor, h1: Tensor, h2: Tensor, changed: Tensor) -> dict[str, Tensor]:
-        """The loss and its parts from both views' embeddings `(N, D)` and penultimate activations `(N, H)`, in float32."""
-        raise TypeError(f"{type(self).__name__} defines no objective")
+    def forward(self, views: Views, step: int, labels: Tensor | None = None) -> Parts:
+        encoded = self.aware.encode(self, views)
+        with torch.autocast(views.images.device.type, enabled=False):
+            for name in ("features", "embeddings", "hidden", "targets"):
+                setattr(encoded, name, [rows.float() for rows in getattr(encoded, name)])
+            parts = self.aware.objective(self, encoded, views, labels, step)
+            added = self.aware.added(encoded, views)
+            parts["loss"] = sum(added.values(), start=parts["loss"])
+        return parts | added | {"embedding_std": embedding_std(encoded.embeddings[0].detach())}
+
+
+class Momentum(Method):
+    """A host with a second, slowly following copy of backbone and projector, whose outputs are targets without gradient.
+
+    theta' <- m theta' + (1 - m) theta before each step that follows another (so the targets of a step come from the weights
+    that the optimiser left). Batch-norm statistics of the copy are its own.
+    """
+
+    def prepare(self, spec: RunSpec, classes: int) -> None:
+        self.slow_backbone = copy.deepcopy(self.backbone).requires_grad_(False)
+        self.slow_projector = copy.deepcopy(self.projector).requires_grad_(False)
+        self.momentum, self.total_steps = spec.momentum, spec.total_steps
+
+    def rate(self, step: int) -> float:
+        """m at `step`."""
+        return self.momentum
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        for slow, fast in ((self.slow_backbone, self.backbone), (self.slow_projector, self.projector)):
+            for target, source in zip(slow.parameters(), fast.parameters(), strict=True):
+                target.lerp_(source, 1 - self.rate(step))
+
+    @torch.no_grad()
+    def slow_features(self, images: Tensor) -> Tensor:
+        """As `features`, by the slow copy."""
+        return self.slow_backbone(normalise(images).contiguous(memory_format=self.layout))
+
+    @torch.no_grad()
+    def slow(self, images: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Features and embeddings by the slow copy."""
+        features = self.slow_features(images)
+        return features, self.slow_projector(features, condition)[0]
+
+    def forward(self, views: Views, step: int, labels: Tensor | None = None) -> Parts:
+        if self.training and step > 0:
+            self.follow(step)
+        return super().forward(views, step, labels)
+
+
+def cosine_to_one(base: float, step: int, total: int) -> float:
+    """1 - (1 - base)(cos(pi step / total) + 1) / 2: from `base` to 1 (BYOL, Grill et al. 2020, appendix C.1)."""
+    return 1 - (1 - base) * (math.cos(math.pi * min(step / total, 1.0)) + 1) / 2
 
 
 def layout_of(memory_format: str) -> torch.memory_format:

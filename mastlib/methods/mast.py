@@ -8,106 +8,221 @@ and a field of RunSpec, named in brackets below.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mastlib import losses
-from mastlib.methods.base import Method
+from mastlib.augment.pipeline import Views, audit
+from mastlib.distributed import gather
+from mastlib.errors import refuse
+from mastlib.methods.base import Awareness, Encoded, Method, Parts
+from mastlib.methods.masks import LEARNED, Masks, likeness
+from mastlib.methods.moco import MoCo
+from mastlib.models.heads import Projector
 from mastlib.spec import RunSpec
 
 TAU_RANGE = (0.1, 10.0)  # bounds of the pair variance: beyond them a few pairs would rule, or none would count
+PER_DIMENSION = ("gaussian_dims", "moments")
 
 
-class MAST(Method):
-    """Masked VICReg subspaces, one per augmentation, with per-image uncertainty.
+class MAST(Awareness):
+    """Masked subspaces, one per augmentation, with per-image uncertainty.
 
-    For image i whose views differ in augmentation k (and in the crop, see `crop_always`), with w_k = m_k^p [mask_power]:
+    The views of image i differ in a set S_i of the K augmentations [pairing]: one in "isolate_one" (the crop besides is not
+    counted, see `crop_always`), one or, in a share of the images, none told in "mixed", those that `audit` finds in
+    "composed". With masks m_k [mask_type, see `Masks`], its weights are w_i = product over k in S_i of m_k^p [mask_power],
+    ones for an empty set.
 
-    - mismatch   d_i = (1/D) sum_j w_kj (z_ij - z'_ij)^2
-    - uncertainty [uncertainty]: tau_i = exp(r_ik) + exp(r'_ik), r `(N, K)` read linearly from the expander's penultimate
-      activations, starting at tau = 1. It is fitted by the likelihood of independent Gaussians, d_i / tau_i + (1/D) sum_j
-      w_kj log tau_i (as in Kendall and Gal 2017; Shi and Jain 2019). "reweight": that fit touches r alone, and d_i is
-      weighed by 1 / tau_i over its mean within the augmentation, so ambiguous pairs count less and the balance of the
-      loss terms stays. "gaussian": d_i is replaced by the likelihood itself; since the best tau is the mismatch, the
-      invariance term then grows as 1 / mismatch. "none": all pairs alike.
+    On the embedding [mask_on], as VICReg's loss is:
+
+    - mismatch   d_i = (1/D) sum_j w_ij (z_ij - z'_ij)^2
+    - uncertainty [uncertainty]: log variances r `(N, K)` are read linearly from the projector's penultimate activations,
+      r_i is their mean over S_i, and tau_i = exp(r_i) + exp(r'_i), 1 at the start. "gaussian": d_i / tau_i + mean_j w_ij log
+      tau_i, the likelihood of independent Gaussians (as in Kendall and Gal 2017; Shi and Jain 2019); the best tau is the mismatch,
+      so the term then grows as 1 / mismatch. "reweight": that fit touches r alone, and d_i is weighed by 1 / tau_i over its
+      mean within the augmentation, so ambiguous pairs count less and the balance of the loss terms stays.
+      "gaussian_dims": the likelihood with a variance for each dimension. "softmax": weights exp(-r_i) of mean one, + .01 mean r^2.
+      "task": one log variance for each augmentation instead of for each image (Kendall, Gal, Cipolla 2018). "moments":
+      (1/D) sum_j w_ij (D_ij^2 + s_ij^2 + s'_ij^2), the mean over Gaussian embeddings, which charges for variance instead
+      of discounting (an ablation). "none": all pairs alike.
     - invariance s = mean over augmentations of the mean of d_i over their images
     - [subspace_loss] "A": lam s + mean_k { mu v(m_k Z) + nu c(m_k Z) }, the variance and covariance terms of every subspace;
-      "B": lam s + mu v(Z) + nu c(Z), those of the full space, with w_k divided by its mean over dimensions (else an empty
-      mask would be best).
+      "B": lam s + mu v(Z) + nu c(Z), those of the full space, with w_i divided by its mean over dimensions (else an empty
+      mask would be best); "C": A + full_weight times VICReg's loss of the full space; "D": the contrastive loss of a MoCo or
+      SimCLR host with the inner product <a, b>_i = sum_j w_ij a_j b_j in place of VICReg's.
     - [scale_fix] "pin_std": + mu mean_j max(0, S(z_j) - 1), so that masks cannot trade scale with the embedding.
-    - [mask_sparsity] + eta mu mean of the masks.
+    - [mask_sparsity] + eta mu mean of the masks;  [mask_diversity] + weight times `likeness` of the masks.
 
-    Masks m = sigmoid(b), b `(K, D)` drawn around logit(mask_init) [mask_type "sigmoid"], or all ones ("ones").
+    On the representation [mask_on], the projector reads w_i * y_i of both views, the mismatch and the other terms are those of
+    what it makes of it, unmasked.
     """
 
-    def __init__(self, spec: RunSpec, augmentations: tuple[str, ...]) -> None:
-        super().__init__(spec)
-        self.augmentations, self.uncertainty = augmentations, spec.uncertainty
-        self.mask_power, self.mask_type = spec.mask_power, spec.mask_type
-        self.subspace_loss, self.scale_fix, self.sparsity = spec.subspace_loss, spec.scale_fix, spec.mask_sparsity
-        count, dim = len(augmentations), spec.expander[-1]
-        centre = torch.logit(torch.tensor(spec.mask_init))
-        self.mask_logits = nn.Parameter(
-            centre + 0.5 * torch.randn(count, dim), requires_grad=spec.mask_type == "sigmoid"
-        )
+    def __init__(self, spec: RunSpec, augmentations: Sequence[str], sizes: Sequence[int]) -> None:
+        super().__init__(spec, augmentations, sizes)
+        self.augmentations, self.pairing, self.uncertainty = tuple(augmentations), spec.pairing, spec.uncertainty
+        self.power, self.subspace_loss, self.on = spec.mask_power, spec.subspace_loss, spec.mask_on
+        self.scale_fix, self.sparsity, self.diversity = spec.scale_fix, spec.mask_sparsity, spec.mask_diversity
+        self.full_weight, self.temperature = spec.full_weight, spec.temperature
+        self.vicreg_weights = (spec.invariance_weight, spec.variance_weight, spec.covariance_weight)
+        count, dim = len(augmentations), sizes[0] if self.on == "representation" else sizes[-1]
+        self.masks = Masks(spec, count, dim)
+        if self.masks.kind == "hard":
+            self.power = 1  # the same of zeros and ones, but m^2 has no gradient that would turn a dimension on again
         self.log_variance: nn.Linear | None = None
-        if spec.uncertainty != "none":
-            self.log_variance = nn.Linear(spec.expander[-2], count)
+        self.task_variance: nn.Parameter | None = None
+        if self.uncertainty == "task":
+            self.task_variance = nn.Parameter(torch.zeros(count))
+        elif self.uncertainty != "none":
+            self.log_variance = nn.Linear(sizes[-2], sizes[-1] if self.uncertainty in PER_DIMENSION else count)
             nn.init.zeros_(self.log_variance.weight)
             nn.init.constant_(self.log_variance.bias, -torch.log(torch.tensor(2.0)).item())
 
-    def masks(self) -> Tensor:
-        """The masks m `(K, D)` in [0, 1], one row per augmentation in the pipeline's order."""
-        return torch.sigmoid(self.mask_logits) if self.mask_type == "sigmoid" else torch.ones_like(self.mask_logits)
-
     def mask_parameters(self) -> Iterator[nn.Parameter]:
-        if self.mask_type == "sigmoid":
-            yield self.mask_logits
+        if self.masks.kind in LEARNED:
+            yield self.masks.raw
 
-    def objective(self, z1: Tensor, z2: Tensor, h1: Tensor, h2: Tensor, changed: Tensor) -> dict[str, Tensor]:
-        lam, mu, nu = self.weights
-        masks = self.masks()
-        weights = masks**self.mask_power
-        if self.subspace_loss == "B":
-            weights = weights / weights.mean(dim=1, keepdim=True)
-        mismatch = losses.subspace_mismatch(z1, z2, weights, changed)
-        parts: dict[str, Tensor] = {}
-        if self.log_variance is not None:
-            fitted_alone = self.uncertainty == "reweight"
-            hidden = [h.detach() if fitted_alone else h for h in (h1, h2)]
-            log_variance = torch.stack([self.log_variance(h) for h in hidden])
-            tau = log_variance.exp().sum(dim=0).gather(1, changed[:, None]).squeeze(1).clamp(*TAU_RANGE)
-            parts["uncertainty"] = tau.detach().mean()
-            spread = weights.detach().mean(dim=1)[changed] * tau.log()
-            if fitted_alone:
-                likelihood = mismatch.detach() / tau + spread
-                parts["likelihood"] = losses.mean_per_group(likelihood, changed, len(masks))
-                certainty = 1 / tau.detach()
-                mismatch = mismatch * certainty / losses.group_means(certainty, changed, len(masks))[changed]
-            else:
-                mismatch = mismatch / tau + spread
-        parts["invariance"] = losses.mean_per_group(mismatch, changed, len(masks))
-        if self.subspace_loss == "A":
-            v1, v2 = (losses.subspace_variance(z, masks).mean() for z in (z1, z2))
-            c1, c2 = (losses.subspace_covariance(z, masks).mean() for z in (z1, z2))
+    def members(self, views: Views) -> Tensor:
+        """S `(N, K)` bool: which augmentations each pair is told to differ in."""
+        count = len(self.augmentations)
+        if self.pairing == "composed":
+            return audit(views)
+        return views.changed[:, None] == torch.arange(count, device=views.changed.device)
+
+    def weights(self, members: Tensor) -> Tensor:
+        """w `(N, D)` of pairs that differ in `members` `(N, K)`."""
+        powers = self.masks() ** self.power
+        made = torch.ones(len(members), powers.shape[1], dtype=powers.dtype, device=powers.device)
+        for k, row in enumerate(powers):
+            made = torch.where(members[:, k, None], made * row, made)
+        if self.subspace_loss == "B" and self.on == "embedding":
+            made = made / made.mean(dim=1, keepdim=True).clamp(min=1e-12)  # an empty product claims nothing
+        return made
+
+    def projector(self, sizes: Sequence[int], last: str) -> nn.Module:
+        return MaskedProjector(sizes, last) if self.on == "representation" else super().projector(sizes, last)
+
+    def conditions(self, views: Views) -> list[Tensor | None]:
+        if self.on == "embedding":
+            return super().conditions(views)
+        return [self.weights(self.members(views))] * 2
+
+    def objective(self, host: Method, encoded: Encoded, views: Views, labels: Tensor | None, step: int) -> Parts:
+        members, masks = self.members(views), self.masks()
+        if self.on == "embedding":
+            weights = self.weights(members)
         else:
-            v1, v2 = losses.variance(z1), losses.variance(z2)
-            c1, c2 = losses.covariance(z1), losses.covariance(z2)
+            weights = torch.ones_like(encoded.embeddings[0])
+        groups = self.groups(views, members)
+        if self.subspace_loss == "D":
+            parts = self.contrastive(host, encoded, weights, members, groups)
+        else:
+            parts = self.vicreg(encoded, weights, members, groups, masks)
+        mu = self.vicreg_weights[1]
+        if self.sparsity:
+            parts["loss"] = parts["loss"] + mu * self.sparsity * masks.mean()
+        if self.diversity:
+            parts["likeness"] = likeness(masks)
+            parts["loss"] = parts["loss"] + self.diversity * parts["likeness"]
+        return parts | {"mask_mean": masks.detach().mean()}
+
+    def groups(self, views: Views, members: Tensor) -> Tensor:
+        """`(N,)`: pairs over which a mean is taken before the mean over groups: those of an augmentation, and those of none."""
+        if self.pairing in ("isolate_one", "mixed"):
+            return torch.where(views.changed < 0, len(self.augmentations), views.changed)
+        return torch.zeros_like(views.changed)
+
+    def per_pair(self, values: Tensor, members: Tensor) -> Tensor:
+        """Mean of `values` `(N, K)` over each pair's augmentations, over all K where it has none: `(N,)`."""
+        chosen = torch.where(members.any(dim=1, keepdim=True), members, True).to(values.dtype)
+        return (values * chosen).sum(dim=1) / chosen.sum(dim=1)
+
+    def vicreg(self, encoded: Encoded, weights: Tensor, members: Tensor, groups: Tensor, masks: Tensor) -> Parts:
+        (z1, z2), (lam, mu, nu) = encoded.embeddings, self.vicreg_weights
+        mismatch = losses.weighted_mismatch(z1, z2, weights)
+        mismatch, parts = self.weighed(mismatch, encoded, weights, members, groups)
+        parts["invariance"] = losses.mean_per_group(mismatch, groups, len(self.augmentations) + 1)
+        every = [gather(z) for z in (z1, z2)]
+        if self.subspace_loss == "B" or self.on == "representation":
+            v1, v2 = (losses.variance(z) for z in every)
+            c1, c2 = (losses.covariance(z) for z in every)
+        else:
+            hard = self.masks.kind == "hard"
+            deviating = losses.chosen_variance if hard else losses.subspace_variance
+            v1, v2 = (deviating(z, masks).mean() for z in every)
+            c1, c2 = (losses.subspace_covariance(z, masks, 1 if hard else 2).mean() for z in every)
         parts |= {"variance": (v1 + v2) / 2, "covariance": c1 + c2}
         loss = lam * parts["invariance"] + mu * parts["variance"] + nu * parts["covariance"]
         if "likelihood" in parts:
             loss = loss + parts["likelihood"]
+        if self.subspace_loss == "C":
+            loss = loss + self.full_weight * losses.vicreg(z1, z2, self.vicreg_weights)["loss"]
         if self.scale_fix == "pin_std":
-            parts["excess_std"] = (losses.excess_std(z1) + losses.excess_std(z2)) / 2
+            parts["excess_std"] = (losses.excess_std(every[0]) + losses.excess_std(every[1])) / 2
             loss = loss + mu * parts["excess_std"]
-        if self.sparsity:
-            loss = loss + mu * self.sparsity * masks.mean()
-        parts["mask_mean"] = masks.detach().mean()
         return {"loss": loss, **parts}
 
+    def weighed(
+        self, mismatch: Tensor, encoded: Encoded, weights: Tensor, members: Tensor, groups: Tensor
+    ) -> tuple[Tensor, Parts]:
+        """The mismatch `(N,)` as the uncertainty has it, and what is logged of that."""
+        if self.uncertainty == "none":
+            return mismatch, {}
+        spread = weights.detach().mean(dim=1)
+        count = len(self.augmentations) + 1
+        if self.task_variance is not None:
+            tau = self.per_pair(self.task_variance.expand(len(members), -1), members).exp()
+            return mismatch / tau + spread * tau.log(), {"uncertainty": tau.detach().mean()}
+        assert self.log_variance is not None
+        hidden = [h.detach() if self.uncertainty == "reweight" else h for h in encoded.hidden]
+        read = [self.log_variance(h) for h in hidden]
+        if self.uncertainty in PER_DIMENSION:
+            variances = torch.stack(read).exp().sum(dim=0)
+            squared = (encoded.embeddings[0] - encoded.embeddings[1]).square()
+            if self.uncertainty == "moments":
+                return (weights * (squared + variances)).mean(dim=1), {"uncertainty": variances.detach().mean()}
+            tau = variances.clamp(*TAU_RANGE)
+            value = (weights * squared / tau + weights.detach() * tau.log()).mean(dim=1)
+            return value, {"uncertainty": tau.detach().mean()}
+        if self.uncertainty == "softmax":
+            return self.softmax_weighed(mismatch, [self.per_pair(r, members) for r in read], groups)
+        tau = torch.stack([self.per_pair(r, members).exp() for r in read]).sum(dim=0).clamp(*TAU_RANGE)
+        parts: Parts = {"uncertainty": tau.detach().mean()}
+        if self.uncertainty == "gaussian":
+            return mismatch / tau + spread * tau.log(), parts
+        parts["likelihood"] = losses.mean_per_group(mismatch.detach() / tau + spread * tau.log(), groups, count)
+        certainty = 1 / tau.detach()
+        return mismatch * certainty / losses.group_means(certainty, groups, count)[groups], parts
 
-def build(spec: RunSpec, augmentations: tuple[str, ...]) -> MAST:
-    """The method of `spec` with one mask for each of the pipeline's `augmentations`."""
-    return MAST(spec, augmentations)
+    def softmax_weighed(self, values: Tensor, read: list[Tensor], groups: Tensor) -> tuple[Tensor, Parts]:
+        """`values` `(N,)` times weights exp(-r) of mean one within each group, r `(N,)` the mean of both views', + .01 r^2."""
+        r = torch.stack(read).mean(dim=0)
+        certainty = (-r).exp()
+        means = losses.group_means(certainty, groups, len(self.augmentations) + 1)
+        return values * certainty / means[groups] + 0.01 * r.square(), {"uncertainty": r.exp().detach().mean()}
+
+    def contrastive(self, host: Method, encoded: Encoded, weights: Tensor, members: Tensor, groups: Tensor) -> Parts:
+        """Loss D: the host's own, in each pair's subspace."""
+        chosen = weights if self.on == "embedding" else None
+        if isinstance(host, MoCo):
+            (query,), (key,) = encoded.embeddings, encoded.targets
+            rows = losses.info_nce(query, [key], host.queue.rows.clone(), self.temperature, chosen)
+            if self.training:
+                host.queue.push(key)
+        else:
+            rows = losses.nt_xent(encoded.embeddings[0], encoded.embeddings[1], self.temperature, chosen)
+        parts: Parts = {}
+        if self.log_variance is not None:
+            read = [self.per_pair(self.log_variance(h), members) for h in encoded.hidden]
+            rows, parts = self.softmax_weighed(rows, read, groups)
+        return {"loss": losses.mean_per_group(rows, groups, len(self.augmentations) + 1), **parts}
+
+
+class MaskedProjector(Projector):
+    """A projector of features with a mask on them: `forward(features (N, d), mask (N, d))`."""
+
+    def forward(self, features: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if condition is None:
+            raise refuse("condition", None, "a mask for every image")
+        return super().forward(features * condition.to(features.dtype))

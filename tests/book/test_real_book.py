@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CHAPTERS = ["01_images_and_tasks", "02_augmentations", "03_mast_training"]
+CHAPTERS = ["01_images_and_tasks", "02_augmentations", "03_mast_training", "04_method_catalogue"]
 
 
 def git_status() -> str:

@@ -9,13 +9,13 @@ from mastlib.spec import RunSpec
 from mastlib.training import fit
 
 TINY = {
-    "backbone": "resnet_small", "stem": "patch", "width": 4, "expander": (16, 16, 12), "image_size": 16, "images": 128,
+    "backbone": "resnet_small", "stem": "patch", "width": 4, "projector": (16, 16, 12), "image_size": 16, "images": 128,
     "batch_size": 32, "epochs": 1, "warmup_epochs": 0, "optimizer": "adamw", "lr": 1e-3,
 }  # fmt: skip
 
 
 def test_masks_of_a_run():
-    masks = read_masks(fit(RunSpec(**TINY, method="mast", pairing="isolate_one"), progress=False))
+    masks = read_masks(fit(RunSpec(**TINY, awareness="mast", pairing="isolate_one"), progress=False))
     assert masks.shape == (5, 12) and 0.8 < masks.mean() < 1
     with pytest.raises(InputError, match="mast"):
         read_masks(fit(RunSpec(**TINY), progress=False))
