@@ -14,7 +14,7 @@ _OUTPUTS = tempfile.TemporaryDirectory(prefix="mastlib-outputs-")
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["MASTLIB_OUTPUTS"] = _OUTPUTS.name  # kernels and other processes inherit it
     os.environ["MPLBACKEND"] = "Agg"
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

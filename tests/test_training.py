@@ -24,7 +24,17 @@ TINY = RunSpec(
 MAST = TINY.replace(awareness="mast", pairing="isolate_one")
 
 
-@pytest.mark.parametrize("spec", [TINY, MAST], ids=["vicreg", "mast"])
+# What has more state than weights: masks, a queue and a slow copy, a rising momentum, prototypes, labels, conditions, heads.
+STATEFUL = {
+    "vicreg": TINY, "mast": MAST, "supervised": TINY.replace(host="supervised", projector=()),
+    "moco": TINY.replace(host="moco", queue=48, awareness="augself"), "byol": TINY.replace(host="byol"),
+    "swav": TINY.replace(host="swav", prototypes=8, freeze_prototypes=0.25),
+    "simsiam": TINY.replace(host="simsiam", awareness="cassle", augmentations="standard5"),
+    "looc": TINY.replace(host="moco", queue=48, awareness="looc", pairing="leave_one_out", augmentations="standard5"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", STATEFUL.values(), ids=STATEFUL)
 def test_the_same_spec_gives_bit_equal_weights_and_metrics(spec, tmp_path):
     a, b = (fit(spec, progress=False, store=RunStore(tmp_path / name)) for name in "ab")
     assert a.id == b.id

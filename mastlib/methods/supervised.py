@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mastlib.errors import InputError
+from mastlib.errors import InputError, check_int
 from mastlib.methods.base import Encoded, Method, Parts
 from mastlib.spec import RunSpec
 
@@ -21,6 +21,7 @@ class Supervised(Method):
     wants_labels = True
 
     def prepare(self, spec: RunSpec, classes: int) -> None:
+        check_int("classes", classes, 2)
         self.classifier = nn.Linear(self.sizes[0], classes)
 
     @staticmethod
