@@ -34,6 +34,8 @@ LINEAR = {**MAST, "subspace_loss": "B", "mask_power": 1, "mask_diversity": 5.0, 
 
 HARD = {"mask_type": "hard", "mask_diversity": 5.0, "mask_lr": 10.0, "mask_init": 0.5}
 
+CONTRAST = {**MAST, "subspace_loss": "B", "mask_power": 1, "mask_choice": "contrast", "mask_lr": 10.0}
+
 ARMS: dict[str, dict] = {
     "host": {}, "control: same pairs, no masks": {"pairing": "isolate_one"},
     "A soft, power 2": MAST, "A soft, reweight": {**MAST, "uncertainty": "reweight"},
@@ -44,6 +46,9 @@ ARMS: dict[str, dict] = {
     "B blocks": {**MAST, "subspace_loss": "B", "mask_type": "blocks"},
     "B hard, diversity": {**MAST, "subspace_loss": "B", **HARD},
     "B linear, composed": {**LINEAR, "pairing": "composed"}, "B linear, mixed": {**LINEAR, "pairing": "mixed"},
+    "B contrast": CONTRAST, "B contrast, reweight": {**CONTRAST, "uncertainty": "reweight"},
+    "B contrast, diversity": {**CONTRAST, "mask_diversity": 5.0}, "B contrast, mixed": {**CONTRAST, "pairing": "mixed"},
+    "B contrast, composed": {**CONTRAST, "pairing": "composed"},
     "representation, random": {**MAST, "mask_on": "representation", "subspace_loss": "B", "mask_type": "random"},
     "representation, linear": {**LINEAR, "mask_on": "representation"},
 }  # fmt: skip

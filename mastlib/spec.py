@@ -184,6 +184,9 @@ class RunSpec:
         doc="The masks' learning rate as a multiple of the network's. Source: this book.")
     mask_sparsity: float = _setting(0.0, _number(0, 10), awareness="mast", mask_type=("sigmoid", "relu", "hard"),
         doc="eta, weight of the mean mask relative to mu. Source: after Veit et al. 2017.")
+    mask_choice: str = _setting("loss", _choice("loss", "contrast"), awareness="mast", mask_type=("sigmoid", "relu", "hard"),
+        doc="Masks follow the loss, or choose dimensions that vary less under their own augmentation than under the others. "
+        "Source: this book.")
     mask_diversity: float = _setting(0.0, _number(0, 1000), awareness="mast", mask_type=("sigmoid", "relu", "hard"),
         doc="Weight of the rows' squared positive cosines, their means removed. Source: this book.")
     scale_fix: str = _setting("pin_std", _choice("pin_std", "none"), awareness="mast", subspace_loss=("A", "B", "C"),
@@ -231,6 +234,8 @@ class RunSpec:
             raise InputError(f"host = {self.host!r} with awareness = {self.awareness!r} cannot be used: {reason}")
         if (self.awareness == "looc") != (self.pairing == "leave_one_out"):
             raise refuse("pairing", self.pairing, "leave_one_out with awareness = 'looc', and with no other")
+        if self.mask_choice == "contrast" and (self.subspace_loss, self.mask_on) != ("B", "embedding"):
+            raise refuse("mask_choice", "contrast", "loss, or subspace_loss = 'B' with mask_on = 'embedding'")
         if self.awareness == "mast":
             if self.pairing == "independent":
                 raise refuse(

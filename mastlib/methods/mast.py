@@ -24,6 +24,7 @@ from mastlib.models.heads import Projector
 from mastlib.spec import RunSpec
 
 TAU_RANGE = (0.1, 10.0)  # bounds of the pair variance: beyond them a few pairs would rule, or none would count
+VARIED_RATE = 0.05  # of the running means of the squared differences: some twenty steps
 PER_DIMENSION = ("gaussian_dims", "moments")
 
 
@@ -52,6 +53,10 @@ class MAST(Awareness):
       "B": lam s + mu v(Z) + nu c(Z), those of the full space, with w_i divided by its mean over dimensions (else an empty
       mask would be best); "C": A + full_weight times VICReg's loss of the full space; "D": the contrastive loss of a MoCo or
       SimCLR host with the inner product <a, b>_i = sum_j w_ij a_j b_j in place of VICReg's.
+    - [mask_choice] "loss": masks follow this loss, in which an easy augmentation hardly speaks and all rows like the same quiet
+      dimensions best. "contrast" (with B): the loss takes the masks as they are, and they follow lam / D sum_kj m_kj c_kj instead,
+      c_kj = V_kj / mean_j V_kj less its mean over k, V_kj a running mean of D_ij^2 over the pairs that differ in k: row k
+      chooses dimensions that vary less under k, relative to other dimensions, than under the other augmentations.
     - [scale_fix] "pin_std": + mu mean_j max(0, S(z_j) - 1), so that masks cannot trade scale with the embedding.
     - [mask_sparsity] + eta mu mean of the masks;  [mask_diversity] + weight times `likeness` of the masks.
 
@@ -68,6 +73,9 @@ class MAST(Awareness):
         self.vicreg_weights = (spec.invariance_weight, spec.variance_weight, spec.covariance_weight)
         count, dim = len(augmentations), sizes[0] if self.on == "representation" else sizes[-1]
         self.masks = Masks(spec, count, dim)
+        self.choice = spec.mask_choice
+        if self.choice == "contrast":
+            self.register_buffer("varied", torch.ones(count, dim))
         if self.masks.kind == "hard":
             self.power = 1  # the same of zeros and ones, but m^2 has no gradient that would turn a dimension on again
         self.log_variance: nn.Linear | None = None
@@ -78,6 +86,17 @@ class MAST(Awareness):
             self.log_variance = nn.Linear(sizes[-2], sizes[-1] if self.uncertainty in PER_DIMENSION else count)
             nn.init.zeros_(self.log_variance.weight)
             nn.init.constant_(self.log_variance.bias, -torch.log(torch.tensor(2.0)).item())
+
+    def contrast(self, squared: Tensor, members: Tensor) -> Tensor:
+        """c `(K, D)` after the running means have seen `squared` `(N, D)` of pairs that differ in `members` `(N, K)`."""
+        varied: Tensor = self.varied  # type: ignore[assignment]
+        if self.training:
+            squared, members = gather(squared.detach()), gather(members.to(squared.dtype))
+            counts = members.sum(dim=0)[:, None]
+            now = members.T @ squared / counts.clamp(min=1)
+            varied.lerp_(torch.where(counts > 0, now, varied), VARIED_RATE)
+        relative = varied / varied.mean(dim=1, keepdim=True).clamp(min=1e-12)
+        return relative - relative.mean(dim=0)
 
     def mask_parameters(self) -> Iterator[nn.Parameter]:
         if self.masks.kind in LEARNED:
@@ -140,7 +159,8 @@ class MAST(Awareness):
 
     def vicreg(self, encoded: Encoded, weights: Tensor, members: Tensor, groups: Tensor, masks: Tensor) -> Parts:
         (z1, z2), (lam, mu, nu) = encoded.embeddings, self.vicreg_weights
-        mismatch = losses.weighted_mismatch(z1, z2, weights)
+        contrasted = self.choice == "contrast"
+        mismatch = losses.weighted_mismatch(z1, z2, weights.detach() if contrasted else weights)
         mismatch, parts = self.weighed(mismatch, encoded, weights, members, groups)
         parts["invariance"] = losses.mean_per_group(mismatch, groups, len(self.augmentations) + 1)
         every = [gather(z) for z in (z1, z2)]
@@ -156,6 +176,11 @@ class MAST(Awareness):
         loss = lam * parts["invariance"] + mu * parts["variance"] + nu * parts["covariance"]
         if "likelihood" in parts:
             loss = loss + parts["likelihood"]
+        if contrasted:
+            with torch.no_grad():
+                preferred = self.contrast((z1 - z2).square(), members)
+            parts["choice"] = (masks * preferred).sum() / masks.shape[1]
+            loss = loss + lam * parts["choice"]
         if self.subspace_loss == "C":
             loss = loss + self.full_weight * losses.vicreg(z1, z2, self.vicreg_weights)["loss"]
         if self.scale_fix == "pin_std":

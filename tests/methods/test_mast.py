@@ -645,3 +645,61 @@ def test_settings_that_do_not_go_together_are_refused_in_one_line(changes, says)
     with pytest.raises(InputError, match=says) as refusal:
         RunSpec(**{**ARM, **changes})
     assert "\n" not in str(refusal.value)
+
+
+# Masks that follow the contrast between augmentations
+
+
+def test_contrast_is_the_running_relative_variation_less_its_mean_over_augmentations():
+    aware = build(subspace_loss="B", mask_choice="contrast", **PLAIN).train()
+    g = torch.Generator().manual_seed(3)
+    squared = torch.rand(N, aware.varied.shape[1], generator=g, dtype=torch.float64)
+    members = torch.arange(N)[:, None] % 4 == torch.arange(5)  # the last augmentation has no pair in this batch
+    expected = aware.varied.clone()
+    for k in range(4):
+        expected[k] += 0.05 * (squared[members[:, k]].mean(dim=0) - expected[k])
+    preferred = aware.contrast(squared, members)
+    torch.testing.assert_close(aware.varied, expected)
+    relative = expected / expected.mean(dim=1, keepdim=True)
+    torch.testing.assert_close(preferred, relative - relative.mean(dim=0))
+    torch.testing.assert_close(preferred.sum(dim=0), torch.zeros_like(preferred[0]), atol=1e-12, rtol=0)
+    aware.eval()
+    aware.contrast(squared, members)
+    torch.testing.assert_close(aware.varied, expected)  # evaluation leaves it
+
+
+def test_masks_follow_the_contrast_alone_and_features_the_masked_loss():
+    aware, (z1, z2, h1, h2) = build(subspace_loss="B", mask_choice="contrast", **PLAIN), inputs()
+    changed = torch.arange(N) % 5
+    z1.requires_grad_()
+    parts = objective(aware, z1, z2, h1, h2, changed)
+    loss, choice = (
+        torch.autograd.grad(parts[name], aware.masks.raw, retain_graph=True)[0] for name in ("loss", "choice")
+    )
+    torch.testing.assert_close(loss, 25 * choice)
+    assert torch.autograd.grad(parts["choice"], z1, allow_unused=True, retain_graph=True) == (None,)
+    other = build(subspace_loss="B", **PLAIN)
+    other.load_state_dict(aware.state_dict(), strict=False)
+    theirs = objective(other, z1, z2, h1, h2, changed)
+    torch.testing.assert_close(parts["invariance"], theirs["invariance"])
+
+
+def test_masks_on_planted_dimensions_pick_those_that_their_own_augmentation_leaves_alone():
+    """Dimension block k does not vary under augmentation k: after a while row k holds block k, and lets the others go."""
+    aware = build(("crop", "flip", "blur"), (4, 3, 12), subspace_loss="B", mask_choice="contrast", **PLAIN)
+    optimizer = torch.optim.Adam([aware.masks.raw], lr=0.05)
+    blocks = torch.arange(12) // 4
+    g = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        changed = torch.randint(3, (30,), generator=g)
+        z1 = torch.randn(30, 12, generator=g, dtype=torch.float64)
+        loud = torch.tensor([1.0, 0.01, 0.3], dtype=torch.float64)[
+            changed, None
+        ]  # how strong an augmentation is does not matter
+        z2 = z1 + loud * (blocks != changed[:, None]) * torch.randn(30, 12, generator=g, dtype=torch.float64)
+        optimizer.zero_grad()
+        objective(aware, z1, z2, torch.zeros(30, 3).double(), torch.zeros(30, 3).double(), changed)["choice"].backward()
+        optimizer.step()
+    masks = aware.masks()
+    own = blocks == torch.arange(3)[:, None]
+    assert (masks[own] > 0.9).all() and (masks[~own] < 0.5).all()
