@@ -21,7 +21,7 @@ lab: $(VENV)/.book
 	@$(RUN) -m jupyterlab chapters
 
 bench: $(VENV)/.bench
-	@for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(RUN) $$script || exit 1; done
+	@for script in $(sort $(filter-out benchmarks/search.py,$(wildcard benchmarks/*.py))); do echo "== $$script"; $(RUN) $$script || exit 1; done
 
 lint: $(VENV)/.test
 	$(RUN) -m ruff check .

@@ -18,9 +18,10 @@ import torch
 
 from mastlib.data.pools import Pool
 from mastlib.evaluate.features import extract
-from mastlib.evaluate.masks import overlap, read_masks
+from mastlib.evaluate.masks import read_masks
 from mastlib.evaluate.probes import logistic_probe, ridge_probe
 from mastlib.evaluate.subspaces import invariance, own
+from mastlib.methods.masks import overlap
 from mastlib.models.backbones import build_backbone
 from mastlib.runs import Run
 from mastlib.spec import RunSpec

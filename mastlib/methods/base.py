@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -70,7 +71,7 @@ class Awareness(nn.Module):
         return iter(())
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """A host: backbone, projector, and how two views' embeddings become a loss; a subclass says the last.
 
     `forward(views, step, labels)` returns scalars in float32: `loss` and every part it is made of. All state that a run
@@ -96,13 +97,13 @@ class Method(nn.Module):
         """What a host has besides backbone and projector; `classes`: how many labels there are."""
 
     @staticmethod
+    @abstractmethod
     def paper_sizes(dim: int) -> tuple[int, ...]:
         """Widths of the projector's layers after a backbone of width `dim`, as the host's paper has them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def objective(self, encoded: Encoded, labels: Tensor | None, step: int) -> Parts:
         """The loss and its parts, in float32."""
-        raise NotImplementedError
 
     def mask_parameters(self) -> Iterator[nn.Parameter]:
         return self.aware.mask_parameters()

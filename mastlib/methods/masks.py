@@ -50,7 +50,15 @@ def masks_of(kind: str, raw: Tensor) -> Tensor:
     return soft if kind == "sigmoid" else (soft > 0.5).to(soft.dtype) + soft - soft.detach()
 
 
-def likeness(masks: Tensor) -> Tensor:
-    """Sum over pairs of rows of max(0, cos)^2, each row's mean removed: 0 where no two rows choose alike. `(K, D)` -> scalar."""
+def overlap(masks: Tensor) -> Tensor:
+    """Cosine between rows with their mean removed, `(K, K)`: 1 for the same choice of dimensions, 0 for unrelated ones.
+
+    The mean is removed because masks are positive: two unrelated rows near 0.9 would have a plain cosine near 1.
+    """
     rows = nn.functional.normalize(masks - masks.mean(dim=1, keepdim=True), dim=1)
-    return (rows @ rows.T).relu().square().triu(diagonal=1).sum()
+    return rows @ rows.T
+
+
+def likeness(masks: Tensor) -> Tensor:
+    """Sum over pairs of rows of max(0, `overlap`)^2: 0 where no two rows choose alike. `(K, D)` -> scalar."""
+    return overlap(masks).relu().square().triu(diagonal=1).sum()

@@ -15,26 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mastlib.augment import (
-    AutoContrast,
-    ColorJitter,
-    Equalize,
-    GaussianBlur,
-    Grayscale,
     HorizontalFlip,
     Invert,
     Op,
     Pipeline,
     Posterize,
-    RandomResizedCrop,
     Rot90,
-    Rotate,
-    Sharpness,
-    ShearX,
-    ShearY,
-    Solarize,
     SolarizeAdd,
-    TranslateX,
-    TranslateY,
     VerticalFlip,
     get_pipeline,
     list_presets,
@@ -43,11 +30,7 @@ from mastlib.augment import ops as ops_module
 from mastlib.augment.kernels import _COMPILED, can_compile, compiled, kernel, on_rows, put
 from mastlib.augment.pipeline import Params
 
-OPS: list[Op] = [
-    RandomResizedCrop((16, 16)), HorizontalFlip(), VerticalFlip(), Rot90(), ColorJitter(0.4, 0.4, 0.4, 0.1), Grayscale(),
-    GaussianBlur(), Sharpness(), AutoContrast(), Equalize(), Invert(), Posterize(), Solarize(), SolarizeAdd(), Rotate(),
-    ShearX(), ShearY(), TranslateX(), TranslateY(),
-]  # fmt: skip
+OPS: list[Op] = [*get_pipeline("extended15", 16).ops, Invert(), SolarizeAdd(), VerticalFlip(), Rot90()]
 
 
 def noise(n: int, side: int = 16) -> Tensor:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mastlib.errors import InputError
-from mastlib.evaluate.masks import overlap, read_masks
+from mastlib.evaluate.masks import read_masks
+from mastlib.methods.masks import overlap
 from mastlib.spec import RunSpec
 from mastlib.training import fit
 
