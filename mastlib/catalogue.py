@@ -146,7 +146,7 @@ def cost(tier: str, rounds: int, **changes: Any) -> pd.DataFrame:
         seconds = step_seconds(specs, batch, rounds)
         count = len(get_pipeline(spec.augmentations, spec.image_size, spec.without).names)
         for one in specs:
-            views = count + 2 if specs[one].pairing == "leave_one_out" else 2
+            views = {"leave_one_out": count + 2, "isolate_each": count + 1}.get(specs[one].pairing, 2)
             rows.append((host, one, views, statistics.median(seconds[one]), *ratio(seconds, one, "none")))
     return pd.DataFrame(rows, columns=["host", "awareness", "views", "seconds", "ratio", "least", "greatest"])
 

@@ -108,11 +108,13 @@ class RunSpec:
         "2023, section 1.")
     without: tuple[str, ...] = _setting((), _names,
         doc="Augmentations of the preset that are left out. Source: Huang et al. 2023, figure 1.")
-    pairing: str = _setting("independent", _choice("independent", "composed", "isolate_one", "mixed", "leave_one_out"),
-        doc="Views drawn independently; the same, with masks for what differs; equal but for one augmentation an image; that "
-        "in a share of the images; or LooC's query and keys. Source: Bardes et al. 2022; isolate_one: this book's reading of "
-        "Huang et al. 2023; leave_one_out: Xiao et al. 2021.")
-    crop_always: bool = _setting(True, _choice(False, True), pairing=("isolate_one", "mixed"),
+    pairing: str = _setting("independent", _choice(
+            "independent", "plain", "composed", "isolate_one", "isolate_each", "mixed", "leave_one_out"),
+        doc="Views drawn independently; the same, for all of MAST's masks alike (plain) or for those of what differs (composed); "
+        "equal but for one augmentation an image; a view for each augmentation, equal to the first but for it; one augmentation "
+        "in a share of the images (mixed); or LooC's query and keys. Source: Bardes et al. 2022; isolate_one: this book's "
+        "reading of Huang et al. 2023; leave_one_out: Xiao et al. 2021.")
+    crop_always: bool = _setting(True, _choice(False, True), pairing=("isolate_one", "isolate_each", "mixed"),
         doc="The crop differs besides the isolated augmentation. Source: this book.")
     isolated: float = _setting(0.5, _number(0, 1), pairing="mixed",
         doc="Share of the images whose views differ in one augmentation. Source: this book.")
@@ -232,17 +234,29 @@ class RunSpec:
         """That host, awareness and pairing go together."""
         if reason := REFUSED.get((self.host, self.awareness)):
             raise InputError(f"host = {self.host!r} with awareness = {self.awareness!r} cannot be used: {reason}")
+        if self.pairing in ("plain", "composed", "isolate_each") and self.awareness != "mast":
+            raise refuse("pairing", self.pairing, f"{self.pairing} with awareness = 'mast' alone")
         if (self.awareness == "looc") != (self.pairing == "leave_one_out"):
             raise refuse("pairing", self.pairing, "leave_one_out with awareness = 'looc', and with no other")
         if self.mask_choice == "contrast" and (self.subspace_loss, self.mask_on) != ("B", "embedding"):
             raise refuse("mask_choice", "contrast", "loss, or subspace_loss = 'B' with mask_on = 'embedding'")
         if self.awareness == "mast":
+            choices = "plain, composed, isolate_one, isolate_each or mixed"
             if self.pairing == "independent":
                 raise refuse(
                     "pairing",
                     self.pairing,
-                    "isolate_one, mixed or composed with awareness = 'mast', whose masks need to know "
-                    "what a pair differs in",
+                    f"{choices} with awareness = 'mast', whose masks need to know what a pair tells",
+                )
+            if self.subspace_loss == "D" and self.pairing == "isolate_each":
+                raise refuse(
+                    "pairing",
+                    self.pairing,
+                    "two views of an image with subspace_loss = 'D', not one for each augmentation",
+                )
+            if self.mask_choice == "contrast" and self.pairing == "plain":
+                raise refuse(
+                    "pairing", self.pairing, "pairs that differ between augmentations with mask_choice = 'contrast'"
                 )
             if (self.subspace_loss == "D") != (self.host != "vicreg"):
                 raise refuse(

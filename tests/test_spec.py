@@ -137,7 +137,20 @@ def test_replace_changes_what_it_names_and_checks_it():
         ({"epochs": 2, "warmup_epochs": 3}, "warmup_epochs = 3.0 cannot be used; accepted: at most epochs = 2"),
         (
             {"awareness": "mast"},
-            "pairing = 'independent' cannot be used; accepted: isolate_one, mixed or composed with",
+            "pairing = 'independent' cannot be used; accepted: plain, composed, isolate_one, isolate_each or mixed with",
+        ),
+        (
+            {"pairing": "composed"},
+            "pairing = 'composed' cannot be used; accepted: composed with awareness = 'mast' alone",
+        ),
+        ({"pairing": "isolate_each"}, "pairing = 'isolate_each' cannot be used; accepted: isolate_each with awareness"),
+        (
+            {**MAST, "pairing": "plain", "subspace_loss": "B", "mask_choice": "contrast"},
+            "pairing = 'plain' cannot be used",
+        ),
+        (
+            {**MAST, "host": "moco", "pairing": "isolate_each", "subspace_loss": "D", "uncertainty": "none"},
+            "pairing = 'isolate_each' cannot be used; accepted: two views of an image with subspace_loss = 'D'",
         ),
         ({"awareness": "looc", "host": "moco"}, "pairing = 'independent' cannot be used; accepted: leave_one_out with"),
         (

@@ -16,7 +16,7 @@ from mastlib.augment.moves import Move
 from mastlib.augment.ops import Op, check_images, check_params, resident, to_float, uniform
 from mastlib.errors import check_choice, check_float, check_int, refuse
 
-PAIRINGS = ("independent", "composed", "isolate_one", "mixed", "leave_one_out")
+PAIRINGS = ("independent", "plain", "composed", "isolate_one", "isolate_each", "mixed", "leave_one_out")
 
 CACHED_FLOATS = 2**21  # of the views in the making: 8 MiB
 
@@ -126,13 +126,15 @@ class Pipeline:
     ) -> Views:
         """Views of each of `images` (N, 3, H, W), float in [0, 1] or uint8; with `color_diff`, that is measured as well.
 
-        `independent`: two views, everything drawn twice, the usual pair of self-supervised learning. `composed`: the same,
-        for a method that asks `audit` which augmentations a pair differs in. `isolate_one`: view 1 has view 0's
-        parameters except those of one augmentation, which are drawn anew and always differ; which one is uniform over the
-        pipeline for each image, or goes by `weights` name -> weight (1 where not named, 0 for never); with `crop_always`
-        the crop is drawn anew besides. `mixed`: an image's pair is an isolated one with probability `isolated`, else an
-        independent one (`changed` -1). `leave_one_out`: K + 2 views, a query, a view with everything drawn anew, and for
-        each of the K augmentations one that keeps the query's parameters of it and draws the rest anew; `changed` is -1.
+        `independent`: two views, everything drawn twice, the usual pair of self-supervised learning. `plain` and `composed`:
+        the same, for a method that takes a pair as one of every augmentation, or that asks `audit` which it differs in.
+        `isolate_one`: view 1 has view 0's parameters except those of one augmentation, which are drawn anew and always
+        differ; which one is uniform over the pipeline for each image, or goes by `weights` name -> weight (1 where not named,
+        0 for never); with `crop_always` the crop is drawn anew besides. `isolate_each`: K + 1 views, view k + 1 isolated from
+        view 0 in the pipeline's augmentation k; `changed` is -1, view and augmentation tell. `mixed`: an image's pair is an
+        isolated one with probability `isolated`, else an independent one (`changed` -1). `leave_one_out`: K + 2 views, a
+        query, a view with everything drawn anew, and for each of the K augmentations one that keeps the query's parameters of
+        it and draws the rest anew; `changed` is -1.
         `out` (V, N, 3, H, W): where the images are written; a loop that keeps one buffer is spared fresh memory each time.
         Raises InputError for another pairing, for bad images or a bad `out`, where a pair is to be isolated in an op that
         is never applied, for `isolated` outside [0, 1], for `weights` that are negative, all 0, of an unknown name or
@@ -154,8 +156,12 @@ class Pipeline:
         drawn = [first]
         if pairing == "leave_one_out":
             drawn += [self._sharing(first, kept, n, generator) for kept in (None, *self.names)]
-        elif pairing in ("independent", "composed"):
+        elif pairing in ("independent", "plain", "composed"):
             drawn.append(self.sample(n, generator))
+        elif pairing == "isolate_each":
+            for name in self.names:
+                only = self._shares({other: float(other == name) for other in self.names})
+                drawn.append(self._isolate_one(*first, only, generator, crop_always)[0])
         else:
             second, changed = self._isolate_one(*first, shares, generator, crop_always)
             if pairing == "mixed":

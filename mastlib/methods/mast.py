@@ -31,10 +31,11 @@ PER_DIMENSION = ("gaussian_dims", "moments")
 class MAST(Awareness):
     """Masked subspaces, one per augmentation, with per-image uncertainty.
 
-    The views of image i differ in a set S_i of the K augmentations [pairing]: one in "isolate_one" (the crop besides is not
-    counted, see `crop_always`), one or, in a share of the images, none told in "mixed", those that `audit` finds in
-    "composed". With masks m_k [mask_type, see `Masks`], its weights are w_i = product over k in S_i of m_k^p [mask_power],
-    ones for an empty set.
+    The views of image i differ in a set S_i of the K augmentations [pairing]: one in "isolate_one" and in each of the K pairs of
+    "isolate_each" (the crop besides is not counted, see `crop_always`), one or, in a share of the images, none told in
+    "mixed", those that `audit` finds in "composed". With masks m_k [mask_type, see `Masks`], its weights are w_i = product
+    over k in S_i of m_k^p [mask_power], ones for an empty set. In "plain" every pair is one of every subspace, whatever it
+    differs in, and w_i = mean_k m_k^p (an ablation: nothing ties a mask to its augmentation).
 
     On the embedding [mask_on], as VICReg's loss is:
 
@@ -104,28 +105,51 @@ class MAST(Awareness):
 
     def members(self, views: Views) -> Tensor:
         """S `(N, K)` bool: which augmentations each pair is told to differ in."""
-        count = len(self.augmentations)
         if self.pairing == "composed":
             return audit(views)
-        return views.changed[:, None] == torch.arange(count, device=views.changed.device)
+        changed = self.changed(views)
+        return changed[:, None] == torch.arange(len(self.augmentations), device=changed.device)
+
+    def changed(self, views: Views) -> Tensor:
+        """Of each pair, the index of the augmentation it is told to differ in, or -1: `(N,)`, of isolate_each `(K N,)`."""
+        if self.pairing != "isolate_each":
+            return views.changed
+        return torch.arange(len(self.augmentations), device=views.changed.device).repeat_interleave(len(views.changed))
 
     def weights(self, members: Tensor) -> Tensor:
         """w `(N, D)` of pairs that differ in `members` `(N, K)`."""
         powers = self.masks() ** self.power
+        if self.pairing == "plain":
+            return self.relative(powers.mean(dim=0).expand(len(members), -1))
         made = torch.ones(len(members), powers.shape[1], dtype=powers.dtype, device=powers.device)
         for k, row in enumerate(powers):
             made = torch.where(members[:, k, None], made * row, made)
-        if self.subspace_loss == "B" and self.on == "embedding":
-            made = made / made.mean(dim=1, keepdim=True).clamp(min=1e-12)  # an empty product claims nothing
-        return made
+        return self.relative(made)
+
+    def relative(self, weights: Tensor) -> Tensor:
+        """Loss B's weights on the embedding, of mean one; others' as they are."""
+        if self.subspace_loss != "B" or self.on != "embedding":
+            return weights
+        return weights / weights.mean(dim=1, keepdim=True).clamp(min=1e-12)  # an empty product claims nothing
 
     def projector(self, sizes: Sequence[int], last: str) -> nn.Module:
         return MaskedProjector(sizes, last) if self.on == "representation" else super().projector(sizes, last)
 
     def conditions(self, views: Views) -> list[Tensor | None]:
         if self.on == "embedding":
-            return super().conditions(views)
+            return [None, None]
         return [self.weights(self.members(views))] * 2
+
+    def encode(self, host: Method, views: Views) -> Encoded:
+        if self.pairing != "isolate_each":
+            return super().encode(host, views)
+        first, *others = [host.features(view) for view in views.images]
+        features = [
+            first.repeat(len(others), 1),
+            torch.cat(others),
+        ]  # the first view of an image once, its pairs K times
+        made = [host.projector(f, c) for f, c in zip(features, self.conditions(views), strict=True)]
+        return Encoded(features, [z for z, _ in made], [h for _, h in made])
 
     def objective(self, host: Method, encoded: Encoded, views: Views, labels: Tensor | None, step: int) -> Parts:
         members, masks = self.members(views), self.masks()
@@ -148,9 +172,10 @@ class MAST(Awareness):
 
     def groups(self, views: Views, members: Tensor) -> Tensor:
         """`(N,)`: pairs over which a mean is taken before the mean over groups: those of an augmentation, and those of none."""
-        if self.pairing in ("isolate_one", "mixed"):
-            return torch.where(views.changed < 0, len(self.augmentations), views.changed)
-        return torch.zeros_like(views.changed)
+        if self.pairing in ("composed", "plain"):
+            return torch.zeros_like(views.changed)
+        changed = self.changed(views)
+        return torch.where(changed < 0, len(self.augmentations), changed)
 
     def per_pair(self, values: Tensor, members: Tensor) -> Tensor:
         """Mean of `values` `(N, K)` over each pair's augmentations, over all K where it has none: `(N,)`."""

@@ -216,6 +216,16 @@ def test_mixed_pairs_are_isolated_as_often_as_asked_and_else_ordinary(share: flo
         assert torch.allclose(differs[~alone].float().mean(0), expected, atol=0.05)
 
 
+@pytest.mark.parametrize("crop_always", [False, True])
+def test_isolate_each_has_a_view_for_each_augmentation_that_differs_in_it_alone(crop_always: bool) -> None:
+    views = ALL.views(noise(300), "isolate_each", seeded(), crop_always=crop_always)
+    assert views.images.shape == (len(NAMES) + 1, 300, 3, 24, 24) and (views.changed == -1).all()
+    for k in range(len(NAMES)):
+        expected = torch.arange(len(NAMES)) == k
+        expected[0] |= crop_always
+        assert torch.equal(audit(views, 1 + k), expected.expand(300, -1))
+
+
 def test_leave_one_out_keeps_one_augmentation_of_the_query_in_each_key() -> None:
     views = ALL.views(noise(1500), "leave_one_out", seeded())
     assert views.images.shape == (len(NAMES) + 2, 1500, 3, 24, 24) and (views.changed == -1).all()

@@ -342,6 +342,28 @@ def test_mixed_pairs_that_are_not_isolated_have_weights_of_ones():
     torch.testing.assert_close(parts["invariance"], expected)
 
 
+def test_plain_pairs_are_pairs_of_every_subspace():
+    aware, (z1, z2, h1, h2) = build(pairing="plain", **PLAIN), inputs()
+    parts = objective(aware, z1, z2, h1, h2, torch.full((N,), -1))
+    expected = torch.stack([losses.invariance(m * z1, m * z2) for m in aware.masks()]).mean()
+    torch.testing.assert_close(parts["invariance"], expected)
+
+
+@pytest.mark.parametrize("mask_on", ["embedding", "representation"])
+def test_isolate_each_is_isolate_one_on_the_pairs_of_every_augmentation(mask_on):
+    changes = {"mask_on": mask_on, "uncertainty": "gaussian"}
+    each, one = built(pairing="isolate_each", **changes), built(**changes)
+    one.load_state_dict(each.state_dict())
+    views = drawn("isolate_each")
+    images = torch.stack([views.images[:1].expand(5, -1, -1, -1, -1).flatten(0, 1), views.images[1:].flatten(0, 1)])
+    joined = Views(images, {}, {}, torch.arange(5).repeat_interleave(N))
+    for method in (each, one):
+        method.backbone.eval()  # batches of another composition, the same statistics
+    ours, theirs = each(views, 0), one(joined, 0)
+    for part in ("loss", "invariance", "variance", "covariance", "uncertainty"):
+        torch.testing.assert_close(ours[part], theirs[part])
+
+
 # Masks on the representation
 
 
