@@ -34,7 +34,7 @@ CITED: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 STATED, IDEA, OURS = "stated by the paper", "idea stated, form ours", "reconstruction"
 #: Settings that MAST shares with other methods and that decide what its masks are learned from.
-SHARED_WITH_MAST = ("augmentations", "pairing", "crop_always", "isolated")
+SHARED_WITH_MAST = ("augmentations", "pairing", "crop_redrawn", "isolated")
 
 
 def pair_spec(tier: str, host: str, awareness: str, **changes: Any) -> RunSpec:

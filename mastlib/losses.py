@@ -190,6 +190,28 @@ def weighted_mismatch(z1: Tensor, z2: Tensor, weights: Tensor) -> Tensor:
     return (weights * (z1 - z2).square()).mean(dim=1)
 
 
+def means_over(rows: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of `rows` `(N, D)` over those that each column of `chosen` `(N, K)` bool chooses, `(K, D)`, and counts `(K,)`.
+
+    Over the rows of all processes, with gradient; 0 where a column chooses none.
+    """
+    rows, chosen = gather(rows), gather(chosen.to(rows.dtype))
+    counts = chosen.sum(dim=0)
+    return chosen.T @ rows / counts.clamp(min=1)[:, None], counts
+
+
+def untold(squared: Tensor, outside: Tensor, spoken: Tensor, least: float) -> Tensor:
+    """Mean over augmentations k of (1/D) sum_j o_kj max(0, least - s_kj): what shall tell two views apart and does not.
+
+    o_kj is the mean of `outside` `(N, D)` and s_kj^2 of `squared` `(N, D)` / 2, the views' squared differences, over the pairs
+    that speak of k, `spoken` `(N, K)`; augmentations without a pair are left out. s is a dimension's deviation where both views
+    are as unlike as two images. Ours, after VICReg's variance term.
+    """
+    means, counts = means_over(squared, spoken)
+    short = (means_over(outside, spoken)[0] * torch.relu(least - torch.sqrt(means / 2 + EPS))).mean(dim=1)
+    return short[counts > 0].sum() / (counts > 0).sum().clamp(min=1)
+
+
 def group_means(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
     """Mean of `values` `(N,)` within each group, `groups` `(N,)` long in [0, n_groups) -> `(n_groups,)`, 0 if empty."""
     sums = torch.zeros(n_groups, dtype=values.dtype, device=values.device).index_add(0, groups, values)

@@ -63,6 +63,18 @@ def _weights(name: str, value: Any) -> tuple[float, ...]:
     return tuple(check_float(f"{name}[{i}]", weight, 0, 1000) for i, weight in enumerate(value))
 
 
+SPEAKING = (
+    "composed",
+    "isolate_one",
+    "isolate_each",
+    "mixed",
+)  # pairings whose pairs speak of augmentations, each of its own
+
+
+ISOLATED = ("isolate_one", "isolate_each", "mixed")  # pairings with pairs that are made for one augmentation
+BOUNDED = ("sigmoid", "hard")  # learned masks that cannot grow for ever
+
+
 def _setting(default: Any, check: Check, doc: str, **only_with: Any) -> Any:
     """A field: default, what it accepts, and `doc` ("meaning, unit. Source: ..."), for messages and reference pages.
 
@@ -114,8 +126,8 @@ class RunSpec:
         "equal but for one augmentation an image; a view for each augmentation, equal to the first but for it; one augmentation "
         "in a share of the images (mixed); or LooC's query and keys. Source: Bardes et al. 2022; isolate_one: this book's "
         "reading of Huang et al. 2023; leave_one_out: Xiao et al. 2021.")
-    crop_always: bool = _setting(True, _choice(False, True), pairing=("isolate_one", "isolate_each", "mixed"),
-        doc="The crop differs besides the isolated augmentation. Source: this book.")
+    crop_redrawn: float = _setting(0.5, _number(0, 1), pairing=ISOLATED,
+        doc="Share of the isolated pairs whose crop is drawn anew besides. Source: this book.")
     isolated: float = _setting(0.5, _number(0, 1), pairing="mixed",
         doc="Share of the images whose views differ in one augmentation. Source: this book.")
 
@@ -178,23 +190,29 @@ class RunSpec:
         "control). Source: this book; relu: Veit et al. 2017.")
     mask_on: str = _setting("embedding", _choice("embedding", "representation"), awareness="mast",
         doc="What is masked: the projector's output or its input. Source: this book.")
-    mask_power: int = _setting(2, _choice(1, 2), awareness="mast", mask_type=("sigmoid", "relu"),
+    mask_power: int = _setting(1, _choice(1, 2), awareness="mast", mask_type=("sigmoid", "relu"),
         doc="Power of the mask that weighs the invariance term. Source: this book.")
-    mask_init: float = _setting(0.9, _number(0.01, 0.99), awareness="mast", mask_type=("sigmoid", "relu", "hard"),
-        doc="Mean of the masks at the start. Source: after Veit et al. 2017.")
-    mask_lr: float = _setting(1.0, _number(0.001, 1000), awareness="mast", mask_type=("sigmoid", "relu", "hard"),
+    mask_init: float = _setting(0.5, _number(0.01, 0.99), awareness="mast", mask_type=("sigmoid", "relu", "hard"),
+        doc="Mean of the masks at the start. Source: after Veit et al. 2017, whose masks start at 0.9.")
+    mask_lr: float = _setting(10.0, _number(0.001, 1000), awareness="mast", mask_type=("sigmoid", "relu", "hard"),
         doc="The masks' learning rate as a multiple of the network's. Source: this book.")
     mask_sparsity: float = _setting(0.0, _number(0, 10), awareness="mast", mask_type=("sigmoid", "relu", "hard"),
         doc="eta, weight of the mean mask relative to mu. Source: after Veit et al. 2017.")
-    mask_choice: str = _setting("loss", _choice("loss", "contrast"), awareness="mast", mask_type=("sigmoid", "relu", "hard"),
-        doc="Masks follow the loss, or choose dimensions that vary less under their own augmentation than under the others. "
-        "Source: this book.")
-    mask_diversity: float = _setting(0.0, _number(0, 1000), awareness="mast", mask_type=("sigmoid", "relu", "hard"),
+    mask_choice: str = _setting("contrast", _choice("contrast", "loss"), awareness="mast", mask_type=BOUNDED,
+        mask_on="embedding", subspace_loss="B", pairing=ISOLATED,
+        doc="Masks choose dimensions that vary less under their own augmentation than under the others, or follow the loss, as "
+        "they do where there is no choice. Source: this book.")
+    mask_diversity: float = _setting(30.0, _number(0, 1000), awareness="mast", mask_type=("sigmoid", "relu", "hard"),
         doc="Weight of the rows' squared positive cosines, their means removed. Source: this book.")
+    outside_weight: float = _setting(1.0, _number(0, 1000), awareness="mast", mask_on="embedding", subspace_loss="B",
+        pairing=ISOLATED,
+        doc="Weight, relative to mu, of asking that dimensions outside a mask tell its augmentation. Source: this book.")
+    outside_std: float = _setting(0.5, _number(0, 1), awareness="mast", mask_on="embedding", subspace_loss="B", pairing=ISOLATED,
+        doc="gamma, how much they shall vary under it, in deviations of the embedding. Source: this book.")
     scale_fix: str = _setting("pin_std", _choice("pin_std", "none"), awareness="mast", subspace_loss=("A", "B", "C"),
         doc="Penalty on embedding deviations above 1, so that masks cannot trade scale with the embedding. "
         "Source: this book.")
-    subspace_loss: str = _setting("A", _choice("A", "B", "C", "D"), awareness="mast",
+    subspace_loss: str = _setting("B", _choice("A", "B", "C", "D"), awareness="mast",
         doc="Variance and covariance terms in every subspace (A), in the full space (B), in every subspace beside VICReg's loss "
         "of the full space (C); or a contrastive host's loss in each pair's subspace (D). Source: this book.")
     full_weight: float = _setting(1.0, _number(0, 1000), awareness="mast", subspace_loss="C",
@@ -238,15 +256,12 @@ class RunSpec:
             raise refuse("pairing", self.pairing, f"{self.pairing} with awareness = 'mast' alone")
         if (self.awareness == "looc") != (self.pairing == "leave_one_out"):
             raise refuse("pairing", self.pairing, "leave_one_out with awareness = 'looc', and with no other")
-        if self.mask_choice == "contrast" and (self.subspace_loss, self.mask_on) != ("B", "embedding"):
-            raise refuse("mask_choice", "contrast", "loss, or subspace_loss = 'B' with mask_on = 'embedding'")
         if self.awareness == "mast":
-            choices = "plain, composed, isolate_one, isolate_each or mixed"
             if self.pairing == "independent":
                 raise refuse(
                     "pairing",
                     self.pairing,
-                    f"{choices} with awareness = 'mast', whose masks need to know what a pair tells",
+                    f"plain, composed, {', '.join(ISOLATED)} with awareness = 'mast', whose masks need to know what a pair tells",
                 )
             if self.subspace_loss == "D" and self.pairing == "isolate_each":
                 raise refuse(
@@ -254,13 +269,15 @@ class RunSpec:
                     self.pairing,
                     "two views of an image with subspace_loss = 'D', not one for each augmentation",
                 )
-            if self.mask_choice == "contrast" and self.pairing == "plain":
-                raise refuse(
-                    "pairing", self.pairing, "pairs that differ between augmentations with mask_choice = 'contrast'"
-                )
             if (self.subspace_loss == "D") != (self.host != "vicreg"):
                 raise refuse(
                     "subspace_loss", self.subspace_loss, "A, B or C with host = 'vicreg', D with moco and simclr"
+                )
+            if self.contrasted and self.crop_redrawn == 1:
+                raise refuse(
+                    "crop_redrawn",
+                    1.0,
+                    "below 1 with mask_choice = 'contrast', which compares pairs that differ in one augmentation",
                 )
             if self.subspace_loss == "D" and self.uncertainty not in ("none", "softmax"):
                 raise refuse("uncertainty", self.uncertainty, "none or softmax with subspace_loss = 'D'")
@@ -270,6 +287,17 @@ class RunSpec:
                 self.augself_weights,
                 f"a number for each of augself_tasks = {self.augself_tasks}",
             )
+
+    @property
+    def subspaces_of_full_space(self) -> bool:
+        """Whether MAST's masks weigh the invariance alone, of pairs made for one augmentation: what makes subspaces differ."""
+        form = (self.awareness, self.subspace_loss, self.mask_on)
+        return form == ("mast", "B", "embedding") and self.pairing in ISOLATED
+
+    @property
+    def contrasted(self) -> bool:
+        """Whether MAST's masks follow the contrast between augmentations."""
+        return self.subspaces_of_full_space and self.mask_choice == "contrast" and self.mask_type in BOUNDED
 
     @property
     def total_steps(self) -> int:

@@ -249,7 +249,7 @@ def make_views(
         images,
         spec.pairing,
         draw,
-        spec.crop_always,
+        spec.crop_redrawn,
         color_diff=method.aware.wants_color_diff,
         isolated=spec.isolated,
         out=room,

@@ -328,3 +328,19 @@ A, B, W = torch.randn(3, 5, 3, dtype=torch.float64, generator=torch.Generator().
 )
 def test_gradients_of_the_hosts_losses_by_finite_differences(loss, inputs):
     assert torch.autograd.gradcheck(loss, [x.clone().requires_grad_() for x in inputs])
+
+
+def test_untold_is_the_hinge_of_each_augmentation_s_own_pairs_where_dimensions_are_outside():
+    g = torch.Generator().manual_seed(4)
+    squared, outside = torch.rand(2, 30, 6, generator=g, dtype=torch.float64)
+    spoken = torch.rand(30, 4, generator=g) < 0.3
+    spoken[:, 2] = False  # an augmentation without a pair
+    expected = []
+    for k in (0, 1, 3):
+        deviation = (squared[spoken[:, k]].mean(dim=0) / 2 + 1e-4).sqrt()
+        expected.append((outside[spoken[:, k]].mean(dim=0) * torch.relu(0.52 - deviation)).mean())
+    torch.testing.assert_close(losses.untold(squared, outside, spoken, 0.52), torch.stack(expected).mean())
+    assert float(losses.untold(squared, outside, torch.zeros(30, 4, dtype=torch.bool), 0.52)) == 0
+    squared.requires_grad_()
+    spoken[:, 2] = True
+    assert torch.autograd.gradcheck(lambda s: losses.untold(s, outside, spoken, 0.9), squared)

@@ -58,7 +58,7 @@ def test_identity_is_stable_and_16_hexadecimal_digits():
 CHANGES = {
     "host": {"host": "simclr"}, "awareness": {"awareness": "mast", "pairing": "isolate_one"}, "data": {}, "images": {"images": 65},
     "image_size": {"image_size": 32}, "augmentations": {"augmentations": "spatial"}, "without": {"without": ["flip"]},
-    "pairing": {"pairing": "isolate_one"}, "crop_always": {"crop_always": False},
+    "pairing": {"pairing": "isolate_one"}, "crop_redrawn": {"crop_redrawn": 0.0},
     "isolated": {"pairing": "mixed", "isolated": 0.25}, "temperature": {"host": "moco", "temperature": 0.1},
     "queue": {"host": "moco", "queue": 8}, "momentum": {"host": "byol", "momentum": 0.9},
     "prototypes": {"host": "swav", "prototypes": 8}, "freeze_prototypes": {"host": "swav", "freeze_prototypes": 0.5},
@@ -68,16 +68,17 @@ CHANGES = {
     "condition_mode": {"awareness": "cassle", "condition_mode": "add"},
     "condition_depth": {"awareness": "cassle", "condition_depth": 2},
     "condition_width": {"awareness": "cassle", "condition_width": 8}, "mask_on": {"mask_on": "representation"},
-    "mask_choice": {"subspace_loss": "B", "mask_choice": "contrast"}, "mask_diversity": {"mask_diversity": 1},
+    "mask_choice": {"mask_choice": "loss"}, "mask_diversity": {"mask_diversity": 1},
+    "outside_weight": {"outside_weight": 2}, "outside_std": {"outside_std": 0.9},
     "full_weight": {"subspace_loss": "C", "full_weight": 2},
     "backbone": {"backbone": "resnet18"},
     "width": {"width": 8}, "stem": {"stem": "small"}, "projector": {"projector": [64, 64]}, "epochs": {"epochs": 2},
     "batch_size": {"batch_size": 33}, "optimizer": {"optimizer": "sgd"}, "lr": {"lr": 0.20000000000000004},
     "weight_decay": {"weight_decay": 0}, "warmup_epochs": {"warmup_epochs": 0.5},
     "invariance_weight": {"invariance_weight": 24}, "variance_weight": {"variance_weight": 24},
-    "covariance_weight": {"covariance_weight": 2}, "mask_type": {"mask_type": "ones"}, "mask_power": {"mask_power": 1},
-    "mask_init": {"mask_init": 0.5}, "mask_lr": {"mask_lr": 10}, "mask_sparsity": {"mask_sparsity": 0.1},
-    "scale_fix": {"scale_fix": "none"}, "subspace_loss": {"subspace_loss": "B"}, "uncertainty": {"uncertainty": "none"},
+    "covariance_weight": {"covariance_weight": 2}, "mask_type": {"mask_type": "ones"}, "mask_power": {"mask_power": 2},
+    "mask_init": {"mask_init": 0.9}, "mask_lr": {"mask_lr": 1}, "mask_sparsity": {"mask_sparsity": 0.1},
+    "scale_fix": {"scale_fix": "none"}, "subspace_loss": {"subspace_loss": "A"}, "uncertainty": {"uncertainty": "none"},
     "knn_every": {"knn_every": 1}, "precision": {"precision": "bf16"}, "seed": {"seed": 1},
     "memory_format": {"memory_format": "channels_last"}, "compile": {"compile": "on"},
 }  # fmt: skip
@@ -89,7 +90,8 @@ def test_every_field_is_part_of_the_identity():
     for name, change in CHANGES.items():
         base = (
             mast
-            if {"mask", "subspace", "scale", "uncertainty", "full"} & set(name.split("_")) or name == "crop_always"
+            if {"mask", "subspace", "scale", "uncertainty", "full", "outside"} & set(name.split("_"))
+            or name == "crop_redrawn"
             else SPEC
         )
         whole = {key: value for key, value in change.items() if key != name}  # what the field needs to have an effect

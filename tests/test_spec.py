@@ -123,21 +123,21 @@ def test_replace_changes_what_it_names_and_checks_it():
     ("changes", "words"),
     [
         (
-            {"mask_init": 0.5},
-            "mask_init = 0.5 has no effect with awareness = 'none'; leave it at 0.9, or set awareness to",
+            {"mask_init": 0.9},
+            "mask_init = 0.9 has no effect with awareness = 'none'; leave it at 0.5, or set awareness to",
         ),
         ({"uncertainty": "none"}, "uncertainty = 'none' has no effect with awareness = 'none'"),
-        ({"subspace_loss": "B"}, "subspace_loss = 'B' has no effect"),
+        ({"subspace_loss": "A"}, "subspace_loss = 'A' has no effect"),
         ({"scale_fix": "none"}, "scale_fix = 'none' has no effect"),
         ({"mask_type": "ones"}, "mask_type = 'ones' has no effect"),
-        ({**MAST, "mask_type": "ones", "mask_power": 1}, "mask_power = 1 has no effect with mask_type = 'ones'"),
+        ({**MAST, "mask_type": "ones", "mask_power": 2}, "mask_power = 2 has no effect with mask_type = 'ones'"),
         ({"width": 64}, "width = 64 has no effect with backbone = 'resnet50'"),
-        ({"crop_always": False}, "crop_always = False has no effect with pairing = 'independent'"),
+        ({"crop_redrawn": 0.0}, "crop_redrawn = 0.0 has no effect with pairing = 'independent'"),
         ({"batch_size": 128, "images": 100}, "batch_size = 128 cannot be used; accepted: at most images = 100"),
         ({"epochs": 2, "warmup_epochs": 3}, "warmup_epochs = 3.0 cannot be used; accepted: at most epochs = 2"),
         (
             {"awareness": "mast"},
-            "pairing = 'independent' cannot be used; accepted: plain, composed, isolate_one, isolate_each or mixed with",
+            "pairing = 'independent' cannot be used; accepted: plain, composed, isolate_one, isolate_each, mixed with",
         ),
         (
             {"pairing": "composed"},
@@ -145,8 +145,8 @@ def test_replace_changes_what_it_names_and_checks_it():
         ),
         ({"pairing": "isolate_each"}, "pairing = 'isolate_each' cannot be used; accepted: isolate_each with awareness"),
         (
-            {**MAST, "pairing": "plain", "subspace_loss": "B", "mask_choice": "contrast"},
-            "pairing = 'plain' cannot be used",
+            {**MAST, "pairing": "plain", "mask_choice": "loss"},
+            "mask_choice = 'loss' has no effect with pairing = 'plain'",
         ),
         (
             {**MAST, "host": "moco", "pairing": "isolate_each", "subspace_loss": "D", "uncertainty": "none"},
@@ -161,7 +161,15 @@ def test_replace_changes_what_it_names_and_checks_it():
             {**MAST, "subspace_loss": "D"},
             "subspace_loss = 'D' cannot be used; accepted: A, B or C with host = 'vicreg'",
         ),
-        ({**MAST, "host": "moco"}, "subspace_loss = 'A' cannot be used"),
+        ({**MAST, "host": "moco"}, "subspace_loss = 'B' cannot be used"),
+        (
+            {**MAST, "crop_redrawn": 1.0},
+            "crop_redrawn = 1.0 cannot be used; accepted: below 1 with mask_choice = 'contrast'",
+        ),
+        (
+            {**MAST, "subspace_loss": "A", "outside_std": 0.9},
+            "outside_std = 0.9 has no effect with subspace_loss = 'A'",
+        ),
         ({**MAST, "host": "moco", "subspace_loss": "D"}, "uncertainty = 'reweight' cannot be used; accepted: none or"),
         ({"temperature": 0.5}, "temperature = 0.5 has no effect with host = 'vicreg'"),
         ({"awareness": "augself", "augself_tasks": ["crop"]}, "a number for each of augself_tasks = ('crop',)"),
@@ -186,6 +194,8 @@ def test_pairs_that_make_no_sense_are_refused_with_the_reason(host, awareness):
 
 
 def test_settings_that_go_together_are_taken():
-    RunSpec(**MAST, mask_init=0.5, mask_power=1, uncertainty="none", crop_always=False)
+    RunSpec(**MAST, mask_init=0.9, mask_power=2, uncertainty="none", crop_redrawn=0.0)
+    RunSpec(**MAST, mask_choice="loss", crop_redrawn=1)
+    RunSpec(awareness="mast", pairing="plain")
     RunSpec(backbone="resnet_small", width=64, images=64, batch_size=64, epochs=1, warmup_epochs=1)
-    RunSpec(pairing="isolate_one", crop_always=False)
+    RunSpec(pairing="isolate_one", crop_redrawn=0.0)

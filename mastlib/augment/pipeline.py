@@ -31,7 +31,7 @@ class Views:
     `images` (V, N, 3, H, W) float32 in [0, 1]. `params[name]` (V, N, p): see each op for units; the identity where it
     was not applied. The crop is told in the source's frame: as seen in the view, x_c is 1 - x_c where flip = 1.
     `applied[name]` (V, N) bool. `changed` (N,) long: index of the augmentation in which views 0 and 1 differ (the crop
-    besides it under `crop_always`), -1 where several may. `color_diff` (V, N, 3), on request: mean of each channel before
+    besides it as `crop_redrawn` says), -1 where several may. `color_diff` (V, N, 3), on request: mean of each channel before
     the colour jitter less that after it, 0 where it was not applied.
     """
 
@@ -118,7 +118,7 @@ class Pipeline:
         images: Tensor,
         pairing: str = "independent",
         generator: torch.Generator | None = None,
-        crop_always: bool = True,
+        crop_redrawn: float = 0.5,
         color_diff: bool = False,
         isolated: float = 0.5,
         weights: Mapping[str, float] | None = None,
@@ -127,23 +127,25 @@ class Pipeline:
         """Views of each of `images` (N, 3, H, W), float in [0, 1] or uint8; with `color_diff`, that is measured as well.
 
         `independent`: two views, everything drawn twice, the usual pair of self-supervised learning. `plain` and `composed`:
-        the same, for a method that takes a pair as one of every augmentation, or that asks `audit` which it differs in.
-        `isolate_one`: view 1 has view 0's parameters except those of one augmentation, which are drawn anew and always
-        differ; which one is uniform over the pipeline for each image, or goes by `weights` name -> weight (1 where not named,
-        0 for never); with `crop_always` the crop is drawn anew besides. `isolate_each`: K + 1 views, view k + 1 isolated from
-        view 0 in the pipeline's augmentation k; `changed` is -1, view and augmentation tell. `mixed`: an image's pair is an
-        isolated one with probability `isolated`, else an independent one (`changed` -1). `leave_one_out`: K + 2 views, a
-        query, a view with everything drawn anew, and for each of the K augmentations one that keeps the query's parameters of
-        it and draws the rest anew; `changed` is -1.
+        the same, for a method that takes a pair as one of every augmentation, or that asks `audit` which it differs
+        in. `isolate_one`: view 1 has view 0's parameters except those of one augmentation, which are drawn anew and
+        always differ; which one is uniform over the pipeline for each image, or goes by `weights` name -> weight (1
+        where not named, 0 for never); in a share `crop_redrawn` of the pairs the crop is drawn anew besides.
+        `isolate_each`: K + 1 views, view k + 1 isolated from view 0 in the pipeline's augmentation k; `changed` is
+        -1, view and augmentation tell. `mixed`: an image's pair is an isolated one with probability `isolated`, else
+        an independent one (`changed` -1). `leave_one_out`: K + 2 views, a query, a view with everything drawn anew,
+        and for each of the K augmentations one that keeps the query's parameters of it and draws the rest anew;
+        `changed` is -1.
         `out` (V, N, 3, H, W): where the images are written; a loop that keeps one buffer is spared fresh memory each time.
-        Raises InputError for another pairing, for bad images or a bad `out`, where a pair is to be isolated in an op that
-        is never applied, for `isolated` outside [0, 1], for `weights` that are negative, all 0, of an unknown name or
-        without isolated pairs, and for `color_diff` without colour jitter.
+        Raises InputError for another pairing, for bad images or a bad `out`, where a pair is to be isolated in an op that is
+        never applied, for `isolated` or `crop_redrawn` outside [0, 1], for `weights` that are negative, all 0, of an
+        unknown name or without isolated pairs, and for `color_diff` without colour jitter.
         Source: MAST (Huang et al., ICLR 2023) for one invariance at a time, the pairing itself is our reading of it;
         leave_one_out: LooC (Xiao et al., ICLR 2021), section 3.
         """
         check_choice("pairing", pairing, PAIRINGS)
         isolated = check_float("isolated", isolated, 0.0, 1.0)
+        crop_redrawn = check_float("crop_redrawn", crop_redrawn, 0.0, 1.0)
         if color_diff and not any(isinstance(op, ColorJitter) for op in self.ops):
             raise refuse("color_diff", True, f"False, or a pipeline with color, not only {', '.join(self.names)}")
         if weights is not None and pairing not in ("isolate_one", "mixed"):
@@ -161,9 +163,9 @@ class Pipeline:
         elif pairing == "isolate_each":
             for name in self.names:
                 only = self._shares({other: float(other == name) for other in self.names})
-                drawn.append(self._isolate_one(*first, only, generator, crop_always)[0])
+                drawn.append(self._isolate_one(*first, only, generator, crop_redrawn)[0])
         else:
-            second, changed = self._isolate_one(*first, shares, generator, crop_always)
+            second, changed = self._isolate_one(*first, shares, generator, crop_redrawn)
             if pairing == "mixed":
                 alone = uniform((n,), 0.0, 1.0, generator) < isolated
                 second = self._either(alone, second, self.sample(n, generator))
@@ -207,7 +209,7 @@ class Pipeline:
         applied: Applied,
         shares: Sequence[float],
         generator: torch.Generator | None,
-        crop_always: bool,
+        crop_redrawn: float,
     ) -> tuple[tuple[Params, Applied], Tensor]:
         """View 1's (parameters, whether applied), and the index of the augmentation in which it differs (N,)."""
         place = uniform((len(next(iter(params.values()))),), 0.0, 1.0, generator)
@@ -222,8 +224,8 @@ class Pipeline:
                     f"{op.name}.p", op.p, "above 0 where pairs differ in one augmentation, or a pipeline without it"
                 )
             redraw = changed == k
-            if crop_always and isinstance(op, RandomResizedCrop):
-                redraw = torch.ones_like(redraw)
+            if crop_redrawn and isinstance(op, RandomResizedCrop):
+                redraw = redraw | (uniform((len(redraw),), 0.0, 1.0, generator) < crop_redrawn)
             other = draw_other(op, params[op.name], applied[op.name], generator)
             new_params[op.name] = torch.where(redraw[:, None], other[0], params[op.name])
             new_applied[op.name] = torch.where(redraw, other[1], applied[op.name])

@@ -39,7 +39,7 @@ def variation(method: Method, pipeline: Pipeline, images: Tensor, seed: int = 0)
         alone = {other: float(other == name) for other in pipeline.names}
         total = torch.zeros((), dtype=torch.float64)
         for part in images.split(BATCH):
-            views = pipeline.views(part, "isolate_one", draw, crop_always=False, weights=alone)
+            views = pipeline.views(part, "isolate_one", draw, crop_redrawn=0.0, weights=alone)
             z1, z2 = (method.projector(method.features(view), None)[0].double() for view in views.images)
             total = total + (z1 - z2).square().sum(dim=0)
             spread.append(z1)

@@ -31,33 +31,44 @@ PER_DIMENSION = ("gaussian_dims", "moments")
 class MAST(Awareness):
     """Masked subspaces, one per augmentation, with per-image uncertainty.
 
-    The views of image i differ in a set S_i of the K augmentations [pairing]: one in "isolate_one" and in each of the K pairs of
-    "isolate_each" (the crop besides is not counted, see `crop_always`), one or, in a share of the images, none told in
-    "mixed", those that `audit` finds in "composed". With masks m_k [mask_type, see `Masks`], its weights are w_i = product
-    over k in S_i of m_k^p [mask_power], ones for an empty set. In "plain" every pair is one of every subspace, whatever it
-    differs in, and w_i = mean_k m_k^p (an ablation: nothing ties a mask to its augmentation).
+    The views of image i differ in a set S_i of the K augmentations (`audit`), and a pair speaks of one of them, the isolated
+    one, in "isolate_one" and in each of the K pairs of "isolate_each" [pairing; the crop may differ besides, crop_redrawn],
+    of one or, ordinary pairs, of none in "mixed", and of all of S_i in "composed". With masks m_k [mask_type, see `Masks`]
+    its weights are w_i = product over k in S_i of m_k^p [mask_power]: an invariance to several can live only where each is
+    tolerated. In "plain" every pair is one of every subspace, whatever it differs in, w_i = mean_k m_k^p (an ablation:
+    nothing ties a mask to its augmentation).
 
     On the embedding [mask_on], as VICReg's loss is:
 
     - mismatch   d_i = (1/D) sum_j w_ij (z_ij - z'_ij)^2
     - uncertainty [uncertainty]: log variances r `(N, K)` are read linearly from the projector's penultimate activations,
-      r_i is their mean over S_i, and tau_i = exp(r_i) + exp(r'_i), 1 at the start. "gaussian": d_i / tau_i + mean_j w_ij log
-      tau_i, the likelihood of independent Gaussians (as in Kendall and Gal 2017; Shi and Jain 2019); the best tau is the mismatch,
-      so the term then grows as 1 / mismatch. "reweight": that fit touches r alone, and d_i is weighed by 1 / tau_i over its
-      mean within the augmentation, so ambiguous pairs count less and the balance of the loss terms stays.
+      r_i is their mean over what the pair speaks of, and tau_i = exp(r_i) + exp(r'_i), 1 at the start. "gaussian": d_i / tau_i
+      + mean_j w_ij log tau_i, the likelihood of independent Gaussians (as in Kendall and Gal 2017; Shi and Jain 2019); the best
+      tau is the mismatch, so the term then grows as 1 / mismatch. "reweight": that fit touches r alone, and d_i is weighed by
+      1 / tau_i over its mean within the augmentation, so ambiguous pairs count less and the balance of the loss terms stays.
       "gaussian_dims": the likelihood with a variance for each dimension. "softmax": weights exp(-r_i) of mean one, + .01 mean r^2.
       "task": one log variance for each augmentation instead of for each image (Kendall, Gal, Cipolla 2018). "moments":
       (1/D) sum_j w_ij (D_ij^2 + s_ij^2 + s'_ij^2), the mean over Gaussian embeddings, which charges for variance instead
       of discounting (an ablation). "none": all pairs alike.
-    - invariance s = mean over augmentations of the mean of d_i over their images
+    - invariance s = mean over augmentations of the mean of d_i over the pairs that speak of them
     - [subspace_loss] "A": lam s + mean_k { mu v(m_k Z) + nu c(m_k Z) }, the variance and covariance terms of every subspace;
       "B": lam s + mu v(Z) + nu c(Z), those of the full space, with w_i divided by its mean over dimensions (else an empty
       mask would be best); "C": A + full_weight times VICReg's loss of the full space; "D": the contrastive loss of a MoCo or
       SimCLR host with the inner product <a, b>_i = sum_j w_ij a_j b_j in place of VICReg's.
-    - [mask_choice] "loss": masks follow this loss, in which an easy augmentation hardly speaks and all rows like the same quiet
-      dimensions best. "contrast" (with B): the loss takes the masks as they are, and they follow lam / D sum_kj m_kj c_kj instead,
-      c_kj = V_kj / mean_j V_kj less its mean over k, V_kj a running mean of D_ij^2 over the pairs that differ in k: row k
-      chooses dimensions that vary less under k, relative to other dimensions, than under the other augmentations.
+
+    Loss B makes subspaces differ by two further terms:
+
+    - [mask_choice] "loss": masks follow s, in which an easy augmentation hardly speaks and all rows like the same quiet
+      dimensions best. "contrast": the loss takes the masks as they are, and they follow lam / D sum_kj m_kj c_kj instead,
+      c_kj = V_kj / mean_j V_kj less its mean over k, V_kj a running mean of D_ij^2 over pairs that differ in k alone: row k chooses
+      dimensions that vary less under k, relative to other dimensions, than under the other augmentations.
+    - [outside_weight, outside_std] + weight mu mean_k (1/D) sum_j (1 - w_kj) max(0, gamma - s_kj): what is outside a pair's
+      subspace tells its two views apart. w_kj is the mean of w_ij with p = 1 and s_kj the root of the mean of D_ij^2 / 2 over the
+      pairs that speak of k; s is 1 in a dimension of unit variance where the two views are as unlike as two images. Without
+      this term nothing asks the rest of the space to differ from a subspace.
+
+    Everywhere:
+
     - [scale_fix] "pin_std": + mu mean_j max(0, S(z_j) - 1), so that masks cannot trade scale with the embedding.
     - [mask_sparsity] + eta mu mean of the masks;  [mask_diversity] + weight times `likeness` of the masks.
 
@@ -74,8 +85,9 @@ class MAST(Awareness):
         self.vicreg_weights = (spec.invariance_weight, spec.variance_weight, spec.covariance_weight)
         count, dim = len(augmentations), sizes[0] if self.on == "representation" else sizes[-1]
         self.masks = Masks(spec, count, dim)
-        self.choice = spec.mask_choice
-        if self.choice == "contrast":
+        self.contrasted, self.outside_std = spec.contrasted, spec.outside_std
+        self.outside_weight = spec.outside_weight if spec.subspaces_of_full_space else 0.0
+        if self.contrasted:
             self.register_buffer("varied", torch.ones(count, dim))
         if self.masks.kind == "hard":
             self.power = 1  # the same of zeros and ones, but m^2 has no gradient that would turn a dimension on again
@@ -88,43 +100,40 @@ class MAST(Awareness):
             nn.init.zeros_(self.log_variance.weight)
             nn.init.constant_(self.log_variance.bias, -torch.log(torch.tensor(2.0)).item())
 
-    def contrast(self, squared: Tensor, members: Tensor) -> Tensor:
-        """c `(K, D)` after the running means have seen `squared` `(N, D)` of pairs that differ in `members` `(N, K)`."""
-        varied: Tensor = self.varied  # type: ignore[assignment]
+    def contrast(self, squared: Tensor, alone: Tensor) -> Tensor:
+        """c `(K, D)` after V has seen `squared` `(N, D)` of pairs that differ in one augmentation `alone` `(N, K)`, or in more."""
+        running: Tensor = self.varied  # type: ignore[assignment]
         if self.training:
-            squared, members = gather(squared.detach()), gather(members.to(squared.dtype))
-            counts = members.sum(dim=0)[:, None]
-            now = members.T @ squared / counts.clamp(min=1)
-            varied.lerp_(torch.where(counts > 0, now, varied), VARIED_RATE)
-        relative = varied / varied.mean(dim=1, keepdim=True).clamp(min=1e-12)
+            means, counts = losses.means_over(squared, alone)
+            running.lerp_(torch.where(counts[:, None] > 0, means, running), VARIED_RATE)
+        relative = running / running.mean(dim=1, keepdim=True).clamp(min=1e-12)
         return relative - relative.mean(dim=0)
 
     def mask_parameters(self) -> Iterator[nn.Parameter]:
         if self.masks.kind in LEARNED:
             yield self.masks.raw
 
-    def members(self, views: Views) -> Tensor:
-        """S `(N, K)` bool: which augmentations each pair is told to differ in."""
+    def differing(self, views: Views) -> Tensor:
+        """S `(N, K)` bool, of isolate_each `(K N, K)`: which augmentations each pair differs in."""
+        others = len(views.images) - 1 if self.pairing == "isolate_each" else 1
+        return torch.cat([audit(views, 1 + other) for other in range(others)])
+
+    def spoken(self, views: Views) -> Tensor:
+        """`(N, K)` bool, of isolate_each `(K N, K)`: which augmentations each pair speaks of."""
+        count = len(self.augmentations)
         if self.pairing == "composed":
             return audit(views)
-        changed = self.changed(views)
-        return changed[:, None] == torch.arange(len(self.augmentations), device=changed.device)
+        changed = views.changed
+        if self.pairing == "isolate_each":
+            changed = torch.arange(count, device=changed.device).repeat_interleave(len(changed))
+        return changed[:, None] == torch.arange(count, device=changed.device)
 
-    def changed(self, views: Views) -> Tensor:
-        """Of each pair, the index of the augmentation it is told to differ in, or -1: `(N,)`, of isolate_each `(K N,)`."""
-        if self.pairing != "isolate_each":
-            return views.changed
-        return torch.arange(len(self.augmentations), device=views.changed.device).repeat_interleave(len(views.changed))
-
-    def weights(self, members: Tensor) -> Tensor:
-        """w `(N, D)` of pairs that differ in `members` `(N, K)`."""
-        powers = self.masks() ** self.power
+    def weights(self, masks: Tensor, differing: Tensor) -> Tensor:
+        """w `(N, D)` by `masks` `(K, D)` of pairs that differ in `differing` `(N, K)`."""
+        powers = masks**self.power
         if self.pairing == "plain":
-            return self.relative(powers.mean(dim=0).expand(len(members), -1))
-        made = torch.ones(len(members), powers.shape[1], dtype=powers.dtype, device=powers.device)
-        for k, row in enumerate(powers):
-            made = torch.where(members[:, k, None], made * row, made)
-        return self.relative(made)
+            return self.relative(powers.mean(dim=0).expand(len(differing), -1))
+        return self.relative(product(powers, differing))
 
     def relative(self, weights: Tensor) -> Tensor:
         """Loss B's weights on the embedding, of mean one; others' as they are."""
@@ -138,7 +147,7 @@ class MAST(Awareness):
     def conditions(self, views: Views) -> list[Tensor | None]:
         if self.on == "embedding":
             return [None, None]
-        return [self.weights(self.members(views))] * 2
+        return [self.weights(self.masks(), self.differing(views))] * 2
 
     def encode(self, host: Method, views: Views) -> Encoded:
         if self.pairing != "isolate_each":
@@ -152,16 +161,11 @@ class MAST(Awareness):
         return Encoded(features, [z for z, _ in made], [h for _, h in made])
 
     def objective(self, host: Method, encoded: Encoded, views: Views, labels: Tensor | None, step: int) -> Parts:
-        members, masks = self.members(views), self.masks()
-        if self.on == "embedding":
-            weights = self.weights(members)
-        else:
-            weights = torch.ones_like(encoded.embeddings[0])
-        groups = self.groups(views, members)
+        spoken, differing, masks = self.spoken(views), self.differing(views), self.masks()
         if self.subspace_loss == "D":
-            parts = self.contrastive(host, encoded, weights, members, groups)
+            parts = self.contrastive(host, encoded, spoken, differing)
         else:
-            parts = self.vicreg(encoded, weights, members, groups, masks)
+            parts = self.vicreg(encoded, spoken, differing, masks)
         mu = self.vicreg_weights[1]
         if self.sparsity:
             parts["loss"] = parts["loss"] + mu * self.sparsity * masks.mean()
@@ -170,23 +174,27 @@ class MAST(Awareness):
             parts["loss"] = parts["loss"] + self.diversity * parts["likeness"]
         return parts | {"mask_mean": masks.detach().mean()}
 
-    def groups(self, views: Views, members: Tensor) -> Tensor:
-        """`(N,)`: pairs over which a mean is taken before the mean over groups: those of an augmentation, and those of none."""
-        if self.pairing in ("composed", "plain"):
-            return torch.zeros_like(views.changed)
-        changed = self.changed(views)
-        return torch.where(changed < 0, len(self.augmentations), changed)
+    def groups(self, spoken: Tensor) -> Tensor:
+        """`(N,)`: pairs over which a mean is taken before the mean over groups: those of an augmentation, and those of none.
 
-    def per_pair(self, values: Tensor, members: Tensor) -> Tensor:
-        """Mean of `values` `(N, K)` over each pair's augmentations, over all K where it has none: `(N,)`."""
-        chosen = torch.where(members.any(dim=1, keepdim=True), members, True).to(values.dtype)
+        Pairs that speak of several, or of all alike, are one group.
+        """
+        if self.pairing in ("composed", "plain"):
+            return torch.zeros_like(spoken[:, 0], dtype=torch.long)
+        return torch.where(spoken.any(dim=1), spoken.int().argmax(dim=1), len(self.augmentations))
+
+    def per_pair(self, values: Tensor, spoken: Tensor) -> Tensor:
+        """Mean of `values` `(N, K)` over what each pair speaks of, over all K where that is nothing: `(N,)`."""
+        chosen = torch.where(spoken.any(dim=1, keepdim=True), spoken, True).to(values.dtype)
         return (values * chosen).sum(dim=1) / chosen.sum(dim=1)
 
-    def vicreg(self, encoded: Encoded, weights: Tensor, members: Tensor, groups: Tensor, masks: Tensor) -> Parts:
+    def vicreg(self, encoded: Encoded, spoken: Tensor, differing: Tensor, masks: Tensor) -> Parts:
+        """Losses A, B and C."""
         (z1, z2), (lam, mu, nu) = encoded.embeddings, self.vicreg_weights
-        contrasted = self.choice == "contrast"
-        mismatch = losses.weighted_mismatch(z1, z2, weights.detach() if contrasted else weights)
-        mismatch, parts = self.weighed(mismatch, encoded, weights, members, groups)
+        groups, held = self.groups(spoken), masks.detach() if self.contrasted else masks
+        weights = self.weights(held, differing) if self.on == "embedding" else torch.ones_like(z1)
+        mismatch = losses.weighted_mismatch(z1, z2, weights)
+        mismatch, parts = self.weighed(mismatch, encoded, weights, spoken, groups)
         parts["invariance"] = losses.mean_per_group(mismatch, groups, len(self.augmentations) + 1)
         every = [gather(z) for z in (z1, z2)]
         if self.subspace_loss == "B" or self.on == "representation":
@@ -201,11 +209,15 @@ class MAST(Awareness):
         loss = lam * parts["invariance"] + mu * parts["variance"] + nu * parts["covariance"]
         if "likelihood" in parts:
             loss = loss + parts["likelihood"]
-        if contrasted:
-            with torch.no_grad():
-                preferred = self.contrast((z1 - z2).square(), members)
-            parts["choice"] = (masks * preferred).sum() / masks.shape[1]
+        squared = (z1 - z2).square()
+        if self.contrasted:
+            alone = differing & (differing.sum(dim=1, keepdim=True) == 1)
+            parts["choice"] = (masks * self.contrast(squared.detach(), alone)).sum() / masks.shape[1]
             loss = loss + lam * parts["choice"]
+        if self.outside_weight:
+            outside = 1 - product(held, differing)
+            parts["outside"] = losses.untold(squared, outside, spoken, self.outside_std)
+            loss = loss + mu * self.outside_weight * parts["outside"]
         if self.subspace_loss == "C":
             loss = loss + self.full_weight * losses.vicreg(z1, z2, self.vicreg_weights)["loss"]
         if self.scale_fix == "pin_std":
@@ -214,7 +226,7 @@ class MAST(Awareness):
         return {"loss": loss, **parts}
 
     def weighed(
-        self, mismatch: Tensor, encoded: Encoded, weights: Tensor, members: Tensor, groups: Tensor
+        self, mismatch: Tensor, encoded: Encoded, weights: Tensor, spoken: Tensor, groups: Tensor
     ) -> tuple[Tensor, Parts]:
         """The mismatch `(N,)` as the uncertainty has it, and what is logged of that."""
         if self.uncertainty == "none":
@@ -222,7 +234,7 @@ class MAST(Awareness):
         spread = weights.detach().mean(dim=1)
         count = len(self.augmentations) + 1
         if self.task_variance is not None:
-            tau = self.per_pair(self.task_variance.expand(len(members), -1), members).exp()
+            tau = self.per_pair(self.task_variance.expand(len(spoken), -1), spoken).exp()
             return mismatch / tau + spread * tau.log(), {"uncertainty": tau.detach().mean()}
         assert self.log_variance is not None
         hidden = [h.detach() if self.uncertainty == "reweight" else h for h in encoded.hidden]
@@ -236,8 +248,8 @@ class MAST(Awareness):
             value = (weights * squared / tau + weights.detach() * tau.log()).mean(dim=1)
             return value, {"uncertainty": tau.detach().mean()}
         if self.uncertainty == "softmax":
-            return self.softmax_weighed(mismatch, [self.per_pair(r, members) for r in read], groups)
-        tau = torch.stack([self.per_pair(r, members).exp() for r in read]).sum(dim=0).clamp(*TAU_RANGE)
+            return self.softmax_weighed(mismatch, [self.per_pair(r, spoken) for r in read], groups)
+        tau = torch.stack([self.per_pair(r, spoken).exp() for r in read]).sum(dim=0).clamp(*TAU_RANGE)
         parts: Parts = {"uncertainty": tau.detach().mean()}
         if self.uncertainty == "gaussian":
             return mismatch / tau + spread * tau.log(), parts
@@ -252,9 +264,10 @@ class MAST(Awareness):
         means = losses.group_means(certainty, groups, len(self.augmentations) + 1)
         return values * certainty / means[groups] + 0.01 * r.square(), {"uncertainty": r.exp().detach().mean()}
 
-    def contrastive(self, host: Method, encoded: Encoded, weights: Tensor, members: Tensor, groups: Tensor) -> Parts:
+    def contrastive(self, host: Method, encoded: Encoded, spoken: Tensor, differing: Tensor) -> Parts:
         """Loss D: the host's own, in each pair's subspace."""
-        chosen = weights if self.on == "embedding" else None
+        groups = self.groups(spoken)
+        chosen = self.weights(self.masks(), differing) if self.on == "embedding" else None
         if isinstance(host, MoCo):
             (query,), (key,) = encoded.embeddings, encoded.targets
             rows = losses.info_nce(query, [key], host.queue.rows.clone(), self.temperature, chosen)
@@ -264,9 +277,17 @@ class MAST(Awareness):
             rows = losses.nt_xent(encoded.embeddings[0], encoded.embeddings[1], self.temperature, chosen)
         parts: Parts = {}
         if self.log_variance is not None:
-            read = [self.per_pair(self.log_variance(h), members) for h in encoded.hidden]
+            read = [self.per_pair(self.log_variance(h), spoken) for h in encoded.hidden]
             rows, parts = self.softmax_weighed(rows, read, groups)
         return {"loss": losses.mean_per_group(rows, groups, len(self.augmentations) + 1), **parts}
+
+
+def product(masks: Tensor, differing: Tensor) -> Tensor:
+    """Product of the rows of `masks` `(K, D)` that `differing` `(N, K)` bool chooses: `(N, D)`, ones where that is none."""
+    made = masks.new_ones(len(differing), masks.shape[1])
+    for k, row in enumerate(masks):
+        made = torch.where(differing[:, k, None], made * row, made)
+    return made
 
 
 class MaskedProjector(Projector):

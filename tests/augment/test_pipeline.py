@@ -145,12 +145,13 @@ def test_independent_views_may_differ_in_everything() -> None:
     assert audit(views)[:, 0].all() and audit(views).float().mean(0).min() > 0.2
 
 
-@pytest.mark.parametrize("crop_always", [True, False])
-def test_isolate_one_changes_one_augmentation_and_the_crop_if_asked(crop_always: bool) -> None:
-    views = ALL.views(noise(2000), "isolate_one", seeded(), crop_always=crop_always)
-    expected = torch.nn.functional.one_hot(views.changed, len(NAMES)).bool()
-    expected[:, 0] |= crop_always
-    assert torch.equal(audit(views), expected)
+@pytest.mark.parametrize("crop_redrawn", [1.0, 0.3, 0.0])
+def test_isolate_one_changes_one_augmentation_and_the_crop_as_often_as_asked(crop_redrawn: float) -> None:
+    views = ALL.views(noise(2000), "isolate_one", seeded(), crop_redrawn=crop_redrawn)
+    expected, differs = torch.nn.functional.one_hot(views.changed, len(NAMES)).bool(), audit(views)
+    assert torch.equal(differs[:, 1:], expected[:, 1:]) and (differs >= expected).all()
+    besides = differs[views.changed > 0, 0].float().mean().item()
+    assert besides == pytest.approx(crop_redrawn, abs=0.05 if 0 < crop_redrawn < 1 else 0)
     counts = views.changed.bincount(minlength=5)
     assert (counts - 400).abs().max() < 5 * (2000 * 0.2 * 0.8) ** 0.5
 
@@ -206,7 +207,7 @@ def test_views_do_not_depend_on_how_many_are_made_at_a_time(monkeypatch: pytest.
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_mixed_pairs_are_isolated_as_often_as_asked_and_else_ordinary(share: float) -> None:
-    views = ALL.views(noise(2000), "mixed", seeded(), crop_always=False, isolated=share)
+    views = ALL.views(noise(2000), "mixed", seeded(), crop_redrawn=0.0, isolated=share)
     alone, differs = views.changed >= 0, audit(views)
     assert alone.float().mean().item() == pytest.approx(share, abs=0.04)
     assert (differs[alone].sum(dim=1) == 1).all()
@@ -216,13 +217,13 @@ def test_mixed_pairs_are_isolated_as_often_as_asked_and_else_ordinary(share: flo
         assert torch.allclose(differs[~alone].float().mean(0), expected, atol=0.05)
 
 
-@pytest.mark.parametrize("crop_always", [False, True])
-def test_isolate_each_has_a_view_for_each_augmentation_that_differs_in_it_alone(crop_always: bool) -> None:
-    views = ALL.views(noise(300), "isolate_each", seeded(), crop_always=crop_always)
+@pytest.mark.parametrize("crop_redrawn", [0.0, 1.0])
+def test_isolate_each_has_a_view_for_each_augmentation_that_differs_in_it_alone(crop_redrawn: float) -> None:
+    views = ALL.views(noise(300), "isolate_each", seeded(), crop_redrawn=crop_redrawn)
     assert views.images.shape == (len(NAMES) + 1, 300, 3, 24, 24) and (views.changed == -1).all()
     for k in range(len(NAMES)):
         expected = torch.arange(len(NAMES)) == k
-        expected[0] |= crop_always
+        expected[0] |= crop_redrawn == 1
         assert torch.equal(audit(views, 1 + k), expected.expand(300, -1))
 
 

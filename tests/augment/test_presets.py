@@ -102,7 +102,7 @@ def test_every_preset_is_its_operations_one_after_the_other(name: str) -> None:
     assert (got - expected).abs().flatten(1).amax(1).quantile(0.9) < 1e-4  # a level op may turn rounding into a step
     nothing = {op.name: op.identity.expand(40, -1) for op in pipeline.ops}
     assert torch.equal(pipeline.apply(images, nothing), images)
-    views = pipeline.views(images, "isolate_one", torch.Generator().manual_seed(2), crop_always=False)
+    views = pipeline.views(images, "isolate_one", torch.Generator().manual_seed(2), crop_redrawn=0.0)
     changed = audit(views)
     assert torch.equal(changed.sum(dim=1), torch.ones(40, dtype=torch.long))
     assert torch.equal(changed.int().argmax(dim=1), views.changed)

@@ -11,23 +11,36 @@ from mastlib.augment.presets import get_pipeline
 from mastlib.errors import InputError
 from mastlib.methods import build_method
 from mastlib.methods.base import Encoded
-from mastlib.methods.masks import likeness
+from mastlib.methods.masks import likeness, overlap
 from mastlib.methods.mast import MAST
 from mastlib.spec import RunSpec
 
 NAMES = ("crop", "flip", "color", "grayscale", "blur")
 SMALL = {"batch_size": 15, "images": 64, "epochs": 1, "warmup_epochs": 0, "image_size": 16}
 SMALL |= {"backbone": "resnet_small", "stem": "patch", "width": 8, "projector": (32, 32, 24)}
-ARM = {"awareness": "mast", "pairing": "isolate_one", **SMALL}
+ARM = {"awareness": "mast", "pairing": "isolate_one", "subspace_loss": "A", **SMALL}
+SOFT = {"mask_power": 2, "mask_init": 0.9, "mask_diversity": 0.0}  # of masks that are learned
 PLAIN = {"uncertainty": "none", "scale_fix": "none"}
 N, D, HIDDEN = 15, 24, 32
 CHANGED = torch.arange(N) % 5
 
 
+def spec_of(**changes):
+    """Loss A unless `changes` say otherwise, masks that follow the loss, no further term."""
+    quiet = {}
+    if changes.get("mask_type", "sigmoid") in ("sigmoid", "relu", "hard"):
+        quiet |= SOFT if changes.get("mask_type") != "hard" else {**SOFT, "mask_power": 1}
+    isolated = changes.get("pairing") not in ("composed", "plain") and changes.get("mask_on") != "representation"
+    if changes.get("subspace_loss") == "B" and isolated:
+        quiet |= {"outside_weight": 0.0}
+        quiet |= {"mask_choice": "loss"} if changes.get("mask_type", "sigmoid") in ("sigmoid", "hard") else {}
+    return RunSpec(**{**ARM, **quiet, **changes})
+
+
 def build(names=NAMES, sizes=(16, 32, HIDDEN, D), **changes):
     """MAST alone, without a host, in float64."""
     torch.manual_seed(0)
-    return MAST(RunSpec(**{**ARM, **changes}), names, sizes).double()
+    return MAST(spec_of(**changes), names, sizes).double()
 
 
 def inputs(n=N, d=D, hidden=HIDDEN):
@@ -37,12 +50,17 @@ def inputs(n=N, d=D, hidden=HIDDEN):
     return z1, z2, h1, h2
 
 
-def pairs(changed):
-    return Views(torch.empty(2, len(changed), 0), {}, {}, changed)
+def pairs(changed, names=NAMES):
+    """Views without images that differ in the augmentation `changed`, -1 for none."""
+    of = {
+        name: torch.stack([torch.zeros(len(changed), 1), (changed == k)[:, None].float()])
+        for k, name in enumerate(names)
+    }
+    return Views(torch.empty(2, len(changed), 0), of, {}, changed)
 
 
 def objective(aware, z1, z2, h1, h2, changed=CHANGED, host=None):
-    return aware.objective(host, Encoded([], [z1, z2], [h1, h2]), pairs(changed), None, 0)
+    return aware.objective(host, Encoded([], [z1, z2], [h1, h2]), pairs(changed, aware.augmentations), None, 0)
 
 
 def drawn(pairing, names=None, n=N, **options):
@@ -306,33 +324,45 @@ def test_loss_b_of_an_empty_mask_is_finite():
 
 
 def test_isolated_pairs_are_weighed_by_the_mask_of_what_changed():
-    aware, views = build(), drawn("isolate_one")
-    torch.testing.assert_close(aware.weights(aware.members(views)), aware.masks()[views.changed].square())
-    assert torch.equal(aware.groups(views, aware.members(views)), views.changed)
+    aware, views = build(), drawn("isolate_one", crop_redrawn=0.0)
+    weights = aware.weights(aware.masks(), aware.differing(views))
+    torch.testing.assert_close(weights, aware.masks()[views.changed].square())
+    assert torch.equal(aware.groups(aware.spoken(views)), views.changed)
+
+
+def test_a_crop_that_differs_besides_puts_its_mask_on_the_pair_and_the_pair_speaks_of_the_other():
+    aware, views = build(), drawn("isolate_one", crop_redrawn=1.0)
+    masks = aware.masks()
+    others = torch.where(views.changed[:, None] == 0, 1.0, masks[views.changed].square())
+    torch.testing.assert_close(aware.weights(masks, aware.differing(views)), masks[0].square() * others)
+    assert torch.equal(aware.spoken(views).int().argmax(dim=1), views.changed)
 
 
 def test_composed_pairs_are_weighed_by_the_product_of_the_masks_of_what_differs():
     aware, views = build(pairing="composed"), drawn("composed")
     differs, masks = audit(views), aware.masks()
-    assert torch.equal(aware.members(views), differs)
+    assert torch.equal(aware.spoken(views), differs) and torch.equal(aware.differing(views), differs)
     assert len(differs.unique(dim=0)) > 3
-    for row, weights in zip(differs, aware.weights(differs), strict=True):
+    for row, weights in zip(differs, aware.weights(masks, differs), strict=True):
         expected = torch.ones(D, dtype=torch.float64)
         for k in range(5):
             if row[k]:
                 expected = expected * masks[k].square()
         torch.testing.assert_close(weights, expected)
     nothing = torch.zeros(1, 5, dtype=torch.bool)
-    assert torch.equal(aware.weights(nothing), torch.ones(1, D, dtype=torch.float64))
+    assert torch.equal(aware.weights(masks, nothing), torch.ones(1, D, dtype=torch.float64))
 
 
-def test_mixed_pairs_that_are_not_isolated_have_weights_of_ones():
-    aware, views = build(pairing="mixed", isolated=0.6, **PLAIN), drawn("mixed", isolated=0.6)
+def test_mixed_pairs_that_are_not_isolated_are_a_group_of_their_own_in_the_subspace_of_what_differs():
+    views = drawn("mixed", isolated=0.6, crop_redrawn=0.0)
+    aware = build(pairing="mixed", isolated=0.6, **PLAIN)
     whole = views.changed < 0
     assert 0 < whole.sum() < N
-    weights = aware.weights(aware.members(views))
-    assert torch.equal(weights[whole], torch.ones_like(weights[whole]))
+    weights = aware.weights(aware.masks(), aware.differing(views))
     torch.testing.assert_close(weights[~whole], aware.masks()[views.changed[~whole]].square())
+    for row, differs in zip(weights[whole], audit(views)[whole], strict=True):
+        torch.testing.assert_close(row, aware.masks()[differs].square().prod(dim=0))
+    assert not aware.spoken(views)[whole].any()
     z1, z2, h1, h2 = inputs()
     parts = aware.objective(None, Encoded([], [z1, z2], [h1, h2]), views, None, 0)
     groups = [
@@ -356,7 +386,11 @@ def test_isolate_each_is_isolate_one_on_the_pairs_of_every_augmentation(mask_on)
     one.load_state_dict(each.state_dict())
     views = drawn("isolate_each")
     images = torch.stack([views.images[:1].expand(5, -1, -1, -1, -1).flatten(0, 1), views.images[1:].flatten(0, 1)])
-    joined = Views(images, {}, {}, torch.arange(5).repeat_interleave(N))
+    params = {
+        name: torch.stack([rows[:1].expand(5, -1, -1).flatten(0, 1), rows[1:].flatten(0, 1)])
+        for name, rows in views.params.items()
+    }
+    joined = Views(images, params, {}, torch.arange(5).repeat_interleave(N))
     for method in (each, one):
         method.backbone.eval()  # batches of another composition, the same statistics
     ours, theirs = each(views, 0), one(joined, 0)
@@ -369,10 +403,10 @@ def test_isolate_each_is_isolate_one_on_the_pairs_of_every_augmentation(mask_on)
 
 def built(host="vicreg", **changes):
     torch.manual_seed(0)
-    small = {**ARM, **({"queue": 32} if host == "moco" else {}), **changes}
+    small = {**SMALL, **({"queue": 32} if host == "moco" else {}), **changes}
     if host != "vicreg":
-        small = {"subspace_loss": "D", "uncertainty": "none", **small}
-    return build_method(RunSpec(host=host, **small), NAMES)
+        small |= {"subspace_loss": "D", "uncertainty": changes.get("uncertainty", "none")}
+    return build_method(spec_of(host=host, **small), NAMES)
 
 
 @pytest.mark.parametrize("pairing", ["isolate_one", "composed", "mixed"])
@@ -380,7 +414,7 @@ def test_on_the_representation_the_projector_reads_masked_features(pairing):
     method, views = built(mask_on="representation", pairing=pairing, uncertainty="none"), drawn(pairing)
     aware = method.aware
     assert aware.masks.raw.shape == (5, method.sizes[0])
-    weights = aware.weights(aware.members(views))
+    weights = aware.weights(aware.masks(), aware.differing(views))
     encoded = aware.encode(method, views)
     for i in range(2):
         masked = weights * method.features(views.images[i])
@@ -389,7 +423,7 @@ def test_on_the_representation_the_projector_reads_masked_features(pairing):
         torch.testing.assert_close(encoded.embeddings[i], method.projector.last(hidden))
     parts = aware.objective(method, encoded, views, None, 0)
     z1, z2 = encoded.embeddings
-    groups = aware.groups(views, aware.members(views))
+    groups = aware.groups(aware.spoken(views))
     unmasked = losses.mean_per_group((z1 - z2).square().mean(dim=1), groups, 6)
     torch.testing.assert_close(parts["invariance"], unmasked)
     torch.testing.assert_close(parts["variance"], (losses.variance(z1) + losses.variance(z2)) / 2)
@@ -471,9 +505,9 @@ def test_uncertainty_starts_as_no_uncertainty(form, extra, pairing):
     changed = torch.where(torch.arange(N) < 12, CHANGED, -1) if pairing == "mixed" else CHANGED
     parts = objective(aware, *inputs(), changed)
     if form == "moments":
-        members = aware.members(pairs(changed))
-        spread = aware.weights(members).mean(dim=1)
-        extra = float(losses.mean_per_group(spread, aware.groups(pairs(changed), members), 6).detach())
+        views = pairs(changed)
+        spread = aware.weights(aware.masks(), aware.differing(views)).mean(dim=1)
+        extra = float(losses.mean_per_group(spread, aware.groups(aware.spoken(views)), 6).detach())
     expected = float(objective(plain, *inputs(), changed)["invariance"].detach()) + extra
     assert float(parts["invariance"].detach()) == pytest.approx(expected, rel=1e-7)
     assert float(parts["uncertainty"]) == pytest.approx(0.5 if form == "softmax" else 1.0)
@@ -660,7 +694,10 @@ def test_a_step_reaches_every_trainable_parameter_and_leaves_the_backbone_s_stat
         ({"host": "moco", "subspace_loss": "A"}, "D with moco and simclr"),
         ({"host": "simclr", "subspace_loss": "D", "uncertainty": "gaussian"}, "none or softmax"),
         ({"mask_type": "ones", "mask_sparsity": 0.5}, "no effect"),
-        ({"mask_type": "hard", "mask_power": 1}, "no effect"),
+        ({"mask_type": "hard", "mask_power": 2}, "no effect"),
+        ({"mask_choice": "loss"}, "no effect"),
+        ({"outside_weight": 0.5}, "no effect"),
+        ({"subspace_loss": "B", "crop_redrawn": 1.0}, "below 1 with mask_choice = 'contrast'"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_in_one_line(changes, says):
@@ -676,18 +713,32 @@ def test_contrast_is_the_running_relative_variation_less_its_mean_over_augmentat
     aware = build(subspace_loss="B", mask_choice="contrast", **PLAIN).train()
     g = torch.Generator().manual_seed(3)
     squared = torch.rand(N, aware.varied.shape[1], generator=g, dtype=torch.float64)
-    members = torch.arange(N)[:, None] % 4 == torch.arange(5)  # the last augmentation has no pair in this batch
+    alone = torch.arange(N)[:, None] % 4 == torch.arange(5)  # the last augmentation has no pair in this batch
     expected = aware.varied.clone()
     for k in range(4):
-        expected[k] += 0.05 * (squared[members[:, k]].mean(dim=0) - expected[k])
-    preferred = aware.contrast(squared, members)
+        expected[k] += 0.05 * (squared[alone[:, k]].mean(dim=0) - expected[k])
+    preferred = aware.contrast(squared, alone)
     torch.testing.assert_close(aware.varied, expected)
     relative = expected / expected.mean(dim=1, keepdim=True)
     torch.testing.assert_close(preferred, relative - relative.mean(dim=0))
     torch.testing.assert_close(preferred.sum(dim=0), torch.zeros_like(preferred[0]), atol=1e-12, rtol=0)
     aware.eval()
-    aware.contrast(squared, members)
+    aware.contrast(squared, alone)
     torch.testing.assert_close(aware.varied, expected)  # evaluation leaves it
+
+
+def test_contrast_compares_pairs_that_differ_in_one_augmentation_alone():
+    aware = build(subspace_loss="B", mask_choice="contrast", **PLAIN).train()
+    views, (z1, z2, h1, h2) = drawn("isolate_one", crop_redrawn=0.5), inputs()
+    alone = audit(views).sum(dim=1) == 1
+    assert 3 < alone.sum() < N - 3
+    aware.objective(None, Encoded([], [z1, z2], [h1, h2]), views, None, 0)
+    expected = torch.ones(5, D, dtype=torch.float64)
+    for k in range(5):
+        own = alone & (views.changed == k)
+        if own.any():
+            expected[k] += 0.05 * ((z1 - z2)[own].square().mean(dim=0) - 1)
+    torch.testing.assert_close(aware.varied, expected)
 
 
 def test_masks_follow_the_contrast_alone_and_features_the_masked_loss():
@@ -725,3 +776,66 @@ def test_masks_on_planted_dimensions_pick_those_that_their_own_augmentation_leav
     masks = aware.masks()
     own = blocks == torch.arange(3)[:, None]
     assert (masks[own] > 0.9).all() and (masks[~own] < 0.5).all()
+
+
+@pytest.mark.parametrize("diversity,alike", [(0.0, True), (5.0, False)])
+def test_an_augmentation_listed_twice_gets_like_rows_unless_likeness_is_penalised(diversity, alike):
+    """`mask_diversity` asks rows to differ, also those of one augmentation under two names."""
+    names = ("crop", "flip", "again")
+    changes = {"mask_choice": "contrast", "mask_diversity": diversity, "outside_weight": 0.0}
+    aware = build(names, (4, 3, 40), subspace_loss="B", **changes, **PLAIN)
+    optimizer = torch.optim.Adam([aware.masks.raw], lr=0.05)
+    g = torch.Generator().manual_seed(0)
+    loud = torch.rand(2, 40, generator=g, dtype=torch.float64)[[0, 1, 1]]  # flip and again vary the same dimensions
+    for _ in range(300):
+        changed = torch.randint(3, (60,), generator=g)
+        z1 = torch.randn(60, 40, generator=g, dtype=torch.float64)
+        z2 = z1 + loud[changed] * torch.randn(60, 40, generator=g, dtype=torch.float64)
+        optimizer.zero_grad()
+        parts = objective(aware, z1, z2, torch.zeros(60, 3).double(), torch.zeros(60, 3).double(), changed)
+        (25 * parts["choice"] + diversity * parts.get("likeness", 0.0)).backward()
+        optimizer.step()
+    found = overlap(aware.masks().detach())
+    assert found[0, 1] < 0 and found[0, 2] < 0
+    assert (found[1, 2] > 0.8) == alike
+
+
+# What is outside a subspace
+
+
+def test_what_is_outside_a_subspace_is_asked_to_tell_its_pairs_apart():
+    """The plain loop, over pairs of which some differ in the crop besides."""
+    changes = {"outside_weight": 2.0, "outside_std": 0.9, "mask_choice": "loss"}
+    aware, (z1, z2, h1, h2) = build(subspace_loss="B", **changes, **PLAIN), inputs()
+    z2 = 0.5 * z1 + 0.5 * z2
+    views, masks = drawn("isolate_one", crop_redrawn=0.5), aware.masks()
+    differs, total, count = audit(views), 0.0, 0
+    for k in range(5):
+        own = views.changed == k
+        if not own.any():
+            continue
+        inside = torch.stack([masks[row].prod(dim=0) for row in differs[own]]).mean(dim=0)
+        deviation = ((z1 - z2)[own].square().mean(dim=0) / 2 + 1e-4).sqrt()
+        total = total + ((1 - inside) * torch.relu(0.9 - deviation)).mean()
+        count += 1
+    parts = aware.objective(None, Encoded([], [z1, z2], [h1, h2]), views, None, 0)
+    torch.testing.assert_close(parts["outside"], total / count)
+    quiet = build(subspace_loss="B", **PLAIN)
+    quiet.load_state_dict(aware.state_dict())
+    without = quiet.objective(None, Encoded([], [z1, z2], [h1, h2]), views, None, 0)["loss"]
+    torch.testing.assert_close(parts["loss"], without + 25 * 2 * total / count)
+
+
+def test_a_full_mask_has_nothing_outside_and_wide_differences_cost_nothing():
+    ones = build(subspace_loss="B", mask_type="ones", outside_weight=1.0, **PLAIN)
+    assert float(objective(ones, *inputs())["outside"]) == 0
+    blocks, (z1, z2, h1, h2) = build(subspace_loss="B", mask_type="blocks", outside_weight=1.0, **PLAIN), inputs()
+    assert float(objective(blocks, z1, z1 + 1e-3 * z2, h1, h2)["outside"]) > 0.3
+    assert float(objective(blocks, z1, -z1, h1, h2)["outside"]) < 0.05
+
+
+def test_masks_that_follow_the_contrast_are_held_in_the_outside_term():
+    aware, (z1, z2, h1, h2) = build(subspace_loss="B", mask_choice="contrast", outside_weight=1.0, **PLAIN), inputs()
+    outside = objective(aware, z1.requires_grad_(), 0.9 * z1 + 0.1 * z2, h1, h2)["outside"]
+    assert torch.autograd.grad(outside, z1, retain_graph=True)[0].abs().sum() > 0
+    assert torch.autograd.grad(outside, aware.masks.raw, allow_unused=True) == (None,)
