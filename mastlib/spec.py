@@ -173,6 +173,9 @@ class RunSpec:
     condition_width: int = _setting(64, _integer(1, 8192), awareness="cassle",
         doc="Width of that network. Source: Przewięźlikowski et al. 2024 (code).")
 
+    looc_stages: bool = _setting(False, _choice(False, True), awareness="looc",
+        doc="LooC++: each space has its own copy of the last residual stage, and what transfers is the concatenation of all. "
+        "Source: Xiao et al. 2021, section 3.")
     mask_type: str = _setting("sigmoid", _choice("sigmoid", "relu", "hard", "blocks", "random", "ones"), awareness="mast",
         doc="Masks learned in [0, 1], from 0 up, or of zeros and ones; or fixed: disjoint blocks, a random half, all ones (a "
         "control). Source: this book; relu: Veit et al. 2017.")
