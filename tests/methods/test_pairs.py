@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -26,14 +26,6 @@ PAIRS = [(host, one) for host in HOSTS for one in AWARENESS if (host, one) not i
 PAIRS += [("moco", one) for one in VARIANTS]
 SIZES = {"image_size": 16, "batch_size": 64, "augmentations": "standard5", "epochs": 2, "knn_every": 0}
 SIZES |= {"precision": "fp32", "memory_format": "contiguous", "compile": "off"}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="+".join)
