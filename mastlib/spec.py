@@ -237,10 +237,10 @@ class RunSpec:
         """That host, awareness and pairing go together."""
         if reason := REFUSED.get((self.host, self.awareness)):
             raise InputError(f"host = {self.host!r} with awareness = {self.awareness!r} cannot be used: {reason}")
-        if self.pairing in ("plain", "composed", "isolate_each") and self.awareness != "mast":
-            raise refuse("pairing", self.pairing, f"{self.pairing} with awareness = 'mast' alone")
         if (self.awareness == "looc") != (self.pairing == "leave_one_out"):
             raise refuse("pairing", self.pairing, "leave_one_out with awareness = 'looc', and with no other")
+        if self.pairing in ("plain", "composed", "isolate_each") and self.awareness != "mast":
+            raise refuse("pairing", self.pairing, f"{self.pairing} with awareness = 'mast' alone")
         if self.mask_choice == "contrast" and (self.subspace_loss, self.mask_on) != ("B", "embedding"):
             raise refuse("mask_choice", "contrast", "loss, or subspace_loss = 'B' with mask_on = 'embedding'")
         if self.awareness == "mast":
