@@ -38,7 +38,7 @@ from mastlib.training import resolve
 GROUPS = {
     "vicreg": ("extended15", ["mast"]),
     "simsiam": ("moco_v2", ["augself", "cassle"]),
-    "moco": ("moco_v2", ["augself", "cassle", "looc"]),
+    "moco": ("moco_v2", ["augself", "cassle", "looc", "looc++"]),
 }
 MEMORY_STEPS = 3
 

@@ -32,6 +32,8 @@ CITED: dict[str, tuple[str, ...]] = {
     "barlow": ("zbontar2021barlow",), "supervised": (), "none": (), "augself": ("lee2021augself",),
     "cassle": ("przewiezlikowski2024cassle",), "mast": ("huang2023mast",), "looc": ("xiao2021looc",),
 }  # fmt: skip
+#: Forms of an awareness with a name of their own, counted and timed beside it: what they are a form of, and their settings.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {"looc++": ("looc", {"looc_stages": True})}
 STATED, IDEA, OURS = "stated by the paper", "idea stated, form ours", "reconstruction"
 #: Settings that MAST shares with other methods and that decide what its masks are learned from.
 SHARED_WITH_MAST = ("augmentations", "pairing", "crop_redrawn", "isolated")
@@ -41,18 +43,19 @@ def pair_spec(tier: str, host: str, awareness: str, **changes: Any) -> RunSpec:
     """`tier_spec` of `host` with `awareness` and the pairing, or the form of its loss, that the two need together.
 
     MAST: isolated pairs, and on a contrastive host subspace_loss "D" with uncertainty "softmax"; LooC: its query and keys.
-    Raises InputError, with the reason, for a pair that is refused.
+    `awareness` may be one of VARIANTS. Raises InputError, with the reason, for a pair that is refused.
     """
     check_choice("host", host, HOSTS)
-    check_choice("awareness", awareness, AWARENESS)
-    needs: dict[str, Any] = {}
-    if awareness == "mast":
-        needs = {"pairing": "isolate_one"}
+    check_choice("awareness", awareness, (*AWARENESS, *VARIANTS))
+    base, settings = VARIANTS.get(awareness, (awareness, {}))
+    needs = dict(settings)
+    if base == "mast":
+        needs |= {"pairing": "isolate_one"}
         if host in ("moco", "simclr"):
             needs |= {"subspace_loss": "D", "uncertainty": "softmax"}
-    elif awareness == "looc":
-        needs = {"pairing": "leave_one_out"}
-    return tier_spec(tier, host=host, awareness=awareness, **{**needs, **changes})
+    elif base == "looc":
+        needs |= {"pairing": "leave_one_out"}
+    return tier_spec(tier, host=host, awareness=base, **{**needs, **changes})
 
 
 def hosts(width: int) -> pd.DataFrame:
@@ -95,7 +98,7 @@ def pairs() -> pd.DataFrame:
 
 
 def parameters(tier: str, **changes: Any) -> pd.DataFrame:
-    """A row for each pair: parameters of the methods as they are built at `tier` with `changes`.
+    """A row for each pair and variant: parameters of the methods as they are built at `tier` with `changes`.
 
     `backbone` is what transfers; `projector`, `heads` (the host's others) and `aware` are trained and then dropped, their
     sum is `dropped`; `added` is what the awareness added to the host's. `still`: slow copies, never trained by a gradient.
@@ -130,7 +133,7 @@ _COUNTED = ("backbone", "projector", "aware")
 
 
 def cost(tier: str, rounds: int, **changes: Any) -> pd.DataFrame:
-    """A row for each pair: median `seconds` of a training step measured now, and its `ratio` to the host's alone.
+    """A row for each pair and variant: median `seconds` of a training step measured now, and its `ratio` to the host's alone.
 
     The steps of a host and of all that is allowed with it take turns; `ratio` is the median over the rounds, `least` and
     `greatest` bound it. `views` are the views of an image in a step. Views are not compiled unless `changes` say so.
@@ -178,7 +181,9 @@ def basis(source: str) -> str:
 
 
 def _allowed() -> list[tuple[str, str]]:
-    return [(host, one) for host in HOSTS for one in AWARENESS if (host, one) not in REFUSED]
+    """Every host with every awareness, and variant, that goes with it."""
+    base = {one: one for one in AWARENESS} | {name: form_of for name, (form_of, _) in VARIANTS.items()}
+    return [(host, one) for host in HOSTS for one in base if (host, base[one]) not in REFUSED]
 
 
 def _fields(kind: str, name: str) -> list[dataclasses.Field[Any]]:

@@ -185,6 +185,9 @@ class RunSpec:
     condition_width: int = _setting(64, _integer(1, 8192), awareness="cassle",
         doc="Width of that network. Source: Przewięźlikowski et al. 2024 (code).")
 
+    looc_stages: bool = _setting(False, _choice(False, True), awareness="looc",
+        doc="LooC++: each space has its own copy of the last residual stage, and what transfers is the concatenation of all. "
+        "Source: Xiao et al. 2021, section 3.")
     mask_type: str = _setting("sigmoid", _choice("sigmoid", "relu", "hard", "blocks", "random", "ones"), awareness="mast",
         doc="Masks learned in [0, 1], from 0 up, or of zeros and ones; or fixed: disjoint blocks, a random half, all ones (a "
         "control). Source: this book; relu: Veit et al. 2017.")
@@ -252,10 +255,10 @@ class RunSpec:
         """That host, awareness and pairing go together."""
         if reason := REFUSED.get((self.host, self.awareness)):
             raise InputError(f"host = {self.host!r} with awareness = {self.awareness!r} cannot be used: {reason}")
-        if self.pairing in ("plain", "composed", "isolate_each") and self.awareness != "mast":
-            raise refuse("pairing", self.pairing, f"{self.pairing} with awareness = 'mast' alone")
         if (self.awareness == "looc") != (self.pairing == "leave_one_out"):
             raise refuse("pairing", self.pairing, "leave_one_out with awareness = 'looc', and with no other")
+        if self.pairing in ("plain", "composed", "isolate_each") and self.awareness != "mast":
+            raise refuse("pairing", self.pairing, f"{self.pairing} with awareness = 'mast' alone")
         if self.awareness == "mast":
             if self.pairing == "independent":
                 raise refuse(

@@ -58,7 +58,8 @@ def run_study(
 ) -> Study:
     """Fit every arm with every seed (or read the finished run), evaluate it on `tasks`, and join the rows.
 
-    All arms share one backbone architecture, so `random weights` is evaluated once per seed beside them.
+    All arms share one backbone architecture, so `random weights` is evaluated once per seed beside them; LooC++ copies the
+    last stage of that backbone and is compared with it.
     Raises InputError before any training where arms differ in backbone or image size, or there is no seed.
     """
     shared = {(s.backbone, s.width, s.stem, s.image_size) for s in arms.values()}

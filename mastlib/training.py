@@ -32,12 +32,12 @@ from mastlib.evaluate.features import extract
 from mastlib.files import outputs_dir, write_text
 from mastlib.methods import build_method, modules_of
 from mastlib.methods.base import Method, layout_of
-from mastlib.models.backbones import build_backbone
 from mastlib.monitors import collapsed, effective_rank, knn_accuracy
 from mastlib.optim import build_optimizer, learning_rate, peak_lr, set_learning_rate, trainable
 from mastlib.progress import bar
 from mastlib.runs import Run, RunStore, RunWriter, run_id
 from mastlib.spec import RunSpec
+from mastlib.transfer import backbone_of, stages_of
 
 logging.getLogger(f"{Fabric.__module__.rpartition('.')[0]}.utilities.rank_zero").setLevel(logging.WARNING)  # no tips
 
@@ -62,7 +62,8 @@ def resolve(spec: RunSpec) -> RunSpec:
     if "auto" not in (spec.precision, spec.memory_format):
         return spec
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    question = [name, torch.__version__, torch.get_num_threads(), spec.backbone, spec.width, spec.stem, spec.image_size]
+    network = [spec.backbone, spec.width, spec.stem, stages_of(spec), spec.image_size]
+    question = [name, torch.__version__, torch.get_num_threads(), *network]
     key = hashlib.sha256(json.dumps([*question, spec.precision, spec.memory_format]).encode()).hexdigest()[:16]
     path = outputs_dir() / "cache" / f"precision-{key}.json"
     if path.is_file():
@@ -87,7 +88,7 @@ def _step_seconds(spec: RunSpec, device: torch.device, precision: str, memory_fo
     """Seconds of one forward and backward pass of the spec's backbone, the best of three."""
     layout = layout_of(memory_format)
     with torch.random.fork_rng(devices=[]):
-        net = build_backbone(spec.backbone, spec.width, spec.stem).to(device).to(memory_format=layout)
+        net = backbone_of(spec).to(device).to(memory_format=layout)
     images = torch.zeros(min(spec.batch_size, 128), 3, spec.image_size, spec.image_size, device=device)
     images = images.contiguous(memory_format=layout)
     times = []
@@ -238,7 +239,8 @@ def _train(
 
 def named(spec: RunSpec) -> str:
     """The host and what it is aware of, such as "vicreg" or "moco + augself"."""
-    return spec.host if spec.awareness == "none" else f"{spec.host} + {spec.awareness}"
+    plus = "++" if spec.looc_stages else ""
+    return spec.host if spec.awareness == "none" else f"{spec.host} + {spec.awareness}{plus}"
 
 
 def make_views(

@@ -17,6 +17,11 @@ from mastlib.spec import RunSpec
 from mastlib.tiers import PUBLISHED_BY, published, tier_spec
 
 ALLOWED = [(host, one) for host in HOSTS for one in AWARENESS if (host, one) not in REFUSED]
+SHOWN = [
+    *ALLOWED[: ALLOWED.index(("moco", "looc")) + 1],
+    ("moco", "looc++"),
+    *ALLOWED[ALLOWED.index(("moco", "looc")) + 1 :],
+]
 
 
 def test_every_host_and_every_awareness_is_described() -> None:
@@ -62,6 +67,13 @@ def test_a_refused_pair_says_why(pair: tuple[str, str]) -> None:
         catalogue.pair_spec("smoke", *pair)
 
 
+def test_a_variant_is_its_awareness_with_its_settings() -> None:
+    spec, plain = (catalogue.pair_spec("smoke", "moco", one) for one in ("looc++", "looc"))
+    assert spec == plain.replace(looc_stages=True)
+    with pytest.raises(InputError, match=re.escape(REFUSED["byol", "looc"])):
+        catalogue.pair_spec("smoke", "byol", "looc++")
+
+
 def test_an_unknown_method_is_refused_in_one_line() -> None:
     with pytest.raises(InputError, match="host = 'mocko'"):
         catalogue.pair_spec("smoke", "mocko", "none")
@@ -78,7 +90,7 @@ def test_published_settings_are_those_of_the_paper_tier() -> None:
 
 def test_parameters_equal_a_count_by_hand() -> None:
     frame = catalogue.parameters("smoke", augmentations="standard5").set_index(["host", "awareness"])
-    assert list(frame.index) == ALLOWED
+    assert list(frame.index) == SHOWN
     d, p, k, q = 8 * 8, 128, 5, 512  # features, projector's width, augmentations, MoCo's queue
     linear_norm = lambda i, o: i * o + o + 2 * o  # noqa: E731  (weights and biases, batch-norm)
     expander = linear_norm(d, p) + linear_norm(p, p) + p * p
@@ -94,7 +106,11 @@ def test_parameters_equal_a_count_by_hand() -> None:
     assert looc["projector"] == (k + 1) * moco["projector"]
     assert looc["queue"] == (k + 1) * moco["queue"] == (k + 1) * q * 128
     assert moco["still"] == moco["backbone"] + moco["projector"]
-    assert frame["backbone"].nunique() == 1
+    assert frame.drop(index=("moco", "looc++"))["backbone"].nunique() == 1
+    plus, inner = frame.loc["moco", "looc++"], d // 4  # the last block: 1x1, 3x3, 1x1, a batch-norm after each
+    stage = d * inner + 9 * inner * inner + inner * d + 2 * (inner + inner + d)
+    assert plus["backbone"] == looc["backbone"] + k * stage
+    assert plus["added"] == looc["added"] and plus["still"] == looc["still"] + k * stage
 
 
 def test_every_switch_of_mast_is_listed_with_its_basis() -> None:
@@ -142,7 +158,7 @@ def test_a_step_of_every_pair_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "WARM_UP", 0)
     sizes = {"batch_size": 8, "images": 64, "precision": "fp32", "memory_format": "contiguous", "image_size": 16}
     frame = catalogue.cost("smoke", 1, augmentations="standard5", **sizes)
-    assert list(zip(frame["host"], frame["awareness"], strict=True)) == ALLOWED
+    assert list(zip(frame["host"], frame["awareness"], strict=True)) == SHOWN
     assert (frame["seconds"] > 0).all() and (frame[frame["awareness"] == "none"]["ratio"] == 1).all()
     assert dict(zip(frame["awareness"], frame["views"], strict=True))["looc"] == 7
 

@@ -50,6 +50,14 @@ def test_arms_with_different_backbones_are_refused():
         run_study({"a": RunSpec(**TINY), "b": RunSpec(**{**TINY, "width": 8})}, [0], "smoke")
 
 
+def test_looc_with_and_without_its_own_stages_can_be_compared():
+    looc = {**TINY, "host": "moco", "queue": 64, "awareness": "looc", "pairing": "leave_one_out"}
+    looc |= {"augmentations": "standard5", "projector": (16, 16)}
+    arms = {"LooC": RunSpec(**looc), "LooC++": RunSpec(**looc, looc_stages=True), "VICReg": RunSpec(**TINY)}
+    result = run_study(arms, [0], "smoke", tasks=["position"])
+    assert set(result.rows["arm"]) == {*arms, RANDOM}
+
+
 @pytest.mark.parametrize("tier", TIERS)
 def test_every_tier_gives_a_valid_spec_and_grid(tier):
     assert tier_spec(tier).images >= 64

@@ -32,6 +32,7 @@ STATEFUL = {
     "simsiam": TINY.replace(host="simsiam", awareness="cassle", augmentations="standard5"),
     "looc": TINY.replace(host="moco", queue=48, awareness="looc", pairing="leave_one_out", augmentations="standard5"),
 }  # fmt: skip
+STATEFUL["looc++"] = STATEFUL["looc"].replace(looc_stages=True)
 
 
 @pytest.mark.parametrize("spec", STATEFUL.values(), ids=STATEFUL)
@@ -124,6 +125,16 @@ def test_auto_is_decided_once_and_remembered(monkeypatch, tmp_path):
     assert resolve(spec) == chosen
     kept = resolve(TINY.replace(width=5, precision="fp32", memory_format="auto"))
     assert (kept.precision, kept.memory_format) == ("fp32", "contiguous")  # 5 % is not clearly faster
+
+
+def test_auto_is_decided_anew_for_a_backbone_with_more_stages(monkeypatch, tmp_path):
+    monkeypatch.setenv("MASTLIB_OUTPUTS", str(tmp_path))
+    asked = []
+    monkeypatch.setattr(training, "_step_seconds", lambda spec, *_: asked.append(spec.looc_stages) or 1.0)
+    looc = STATEFUL["looc"].replace(precision="auto")
+    for spec in (looc, looc.replace(looc_stages=True), looc.replace(looc_stages=True)):
+        resolve(spec)
+    assert asked == [False, False, True, True]  # two precisions each, and once remembered
 
 
 @pytest.mark.parametrize("works", [True, False])

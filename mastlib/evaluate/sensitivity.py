@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from mastlib.data.pools import Pool
 from mastlib.evaluate.features import extract
 from mastlib.evaluate.tasks import evaluate_features, get_task, list_tasks
-from mastlib.models.backbones import build_backbone
 from mastlib.spec import RunSpec
 from mastlib.stats import paired_difference
+from mastlib.transfer import backbone_of
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the grey that the augmentations use
 
@@ -66,7 +66,7 @@ def sensitivity(
     for seed in seeds:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            backbone = build_backbone(spec.backbone, spec.width, spec.stem)
+            backbone = backbone_of(spec)
         for pool in pools.values():
             features = cue_features(backbone, pool.images)
             for name in list_tasks() if tasks is None else tasks:

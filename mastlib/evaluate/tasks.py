@@ -21,8 +21,8 @@ from mastlib.evaluate.features import extract
 from mastlib.evaluate.probes import L2_GRID, THIN_GRID, logistic_probe, majority_accuracy, ridge_probe
 from mastlib.evaluate.retrieval import cross_vendor_recall
 from mastlib.files import write_text
-from mastlib.models.backbones import build_backbone
 from mastlib.runs import Run
+from mastlib.transfer import backbone_of
 
 #: For labels that belong to one concept each (a flag, a pointing hand): fitted, chosen and tested on one style each.
 VENDOR_SPLIT = {"twemoji": "train", "openmoji": "val", UNSEEN_VENDOR: "test"}
@@ -218,7 +218,7 @@ def evaluate_backbone(
 
 def load_backbone(run: Run) -> nn.Module:
     """The run's frozen backbone on the CPU, in evaluation mode; InputError for a damaged file."""
-    backbone = build_backbone(run.spec.backbone, run.spec.width, run.spec.stem)
+    backbone = backbone_of(run.spec)
     backbone.load_state_dict(run.weights("backbone"))
     return backbone.eval().requires_grad_(False)
 

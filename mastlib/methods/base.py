@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from mastlib.augment.pipeline import Views
-from mastlib.models.backbones import build_backbone, normalise
+from mastlib.models.backbones import normalise
 from mastlib.models.heads import Projector
 from mastlib.spec import RunSpec
+from mastlib.transfer import backbone_of, stages_of
 
 Parts = dict[str, Tensor]  # scalars: `loss` and what it is made of
 
@@ -43,7 +44,7 @@ class Awareness(nn.Module):
     wants_color_diff = False  # whether views must tell `color_diff`
 
     def __init__(self, spec: RunSpec, augmentations: Sequence[str], sizes: Sequence[int]) -> None:
-        """`augmentations`: the pipeline's names in order; `sizes`: (d, ..., D), of the backbone's output and the projector."""
+        """`augmentations`: the pipeline's names in order; `sizes`: (d, ..., D), of what a projector reads and its layers."""
         super().__init__()
 
     def projector(self, sizes: Sequence[int], last: str) -> nn.Module:
@@ -85,8 +86,8 @@ class Method(nn.Module, ABC):
         self, spec: RunSpec, awareness: type[Awareness], augmentations: Sequence[str], classes: int = 0
     ) -> None:
         super().__init__()
-        self.backbone = build_backbone(spec.backbone, spec.width, spec.stem)
-        dim = int(self.backbone.dim)  # type: ignore[arg-type]
+        self.backbone = backbone_of(spec)
+        dim = int(self.backbone.dim) // stages_of(spec)  # type: ignore[arg-type]
         self.sizes = (dim, *(spec.projector or self.paper_sizes(dim)))
         self.aware = awareness(spec, augmentations, self.sizes)
         self.projector = self.aware.projector(self.sizes, self.last) if len(self.sizes) > 1 else nn.Identity()

@@ -28,15 +28,20 @@ class LooC(Awareness):
     So in space i the keys that changed augmentation i are negatives of the query, though they show the same image. Each head
     has its own queue, of its own positives (k_0 of head 0, k_i of head i); heads are the host's projectors, with slow copies.
     Source: section 3. What the paper does not say is which keys are queued.
+
+    LooC++ (`spec.looc_stages`): each head begins with its own copy of the backbone's last residual stage, and what transfers
+    is the concatenation of the K + 1 copies' pooled outputs, `(N, (K + 1) d)`. The loss is the same. That the copied part is
+    the last stage, and that its output transfers instead of the head's, is from memory: the text at hand does not state it.
+    The copies start equal, so that with one seed LooC++ starts from what LooC starts from; heads and losses part them.
     """
 
     def __init__(self, spec: RunSpec, augmentations: Sequence[str], sizes: Sequence[int]) -> None:
         super().__init__(spec, augmentations, sizes)
-        self.count, self.temperature = len(augmentations), spec.temperature
+        self.count, self.temperature, self.stages = len(augmentations), spec.temperature, spec.looc_stages
         self.queues = nn.ModuleList(Queue(spec.queue, sizes[-1]) for _ in range(self.count))
 
     def projector(self, sizes: Sequence[int], last: str) -> nn.Module:
-        return Heads(sizes, last, self.count)
+        return Heads(sizes, last, self.count, self.stages)
 
     def encode(self, host: Method, views: Views) -> Encoded:
         """embeddings: the query by each head, `(N, D)` x (K + 1); targets: keys 0..K in a row of `(K + 1, N, D)`, one a head."""
@@ -66,15 +71,23 @@ class LooC(Awareness):
 
 
 class Heads(nn.Module):
-    """A projector of the host's kind for each space; `forward` is head 0."""
+    """A projector of the host's kind for each space; `forward` is head 0.
 
-    def __init__(self, sizes: Sequence[int], last: str, count: int) -> None:
+    All heads read the same features `(N, d)`; with `apart`, head h reads slice h of `(N, (K + 1) d)`.
+    """
+
+    def __init__(self, sizes: Sequence[int], last: str, count: int, apart: bool) -> None:
         super().__init__()
         self.heads = nn.ModuleList(Projector(sizes, last) for _ in range(count + 1))
+        self.apart = apart
 
     def forward(self, features: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.heads[0](features)
+        return self.heads[0](self.read(features)[0])
 
     def every(self, features: Tensor) -> list[Tensor]:
         """The embeddings `(N, D)` by each head."""
-        return [head(features)[0] for head in self.heads]
+        return [head(read)[0] for head, read in zip(self.heads, self.read(features), strict=True)]
+
+    def read(self, features: Tensor) -> Sequence[Tensor]:
+        """What each head reads, `(N, d)`."""
+        return features.chunk(len(self.heads), dim=1) if self.apart else [features] * len(self.heads)

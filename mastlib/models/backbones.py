@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -56,6 +58,35 @@ class ResNetSmall(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.blocks(self.stem(images)).mean(dim=(2, 3))
+
+
+class Branched(nn.Module):
+    """A backbone whose last residual stage is there `copies` times behind one trunk; output `(N, copies d)`, copy h in slice h.
+
+    The last stage is `layer4` of a torchvision ResNet (d = 512 or 2048) and the last block of resnet_small (d = 8w); each
+    copy's output is averaged over positions. `trunk` keeps the names of the network's parts, `stages.h` is copy h. All
+    copies start with the weights of the one stage, so before training each slice is what the plain backbone gives.
+    Source: LooC++ (Xiao et al. 2021); see `methods.looc`.
+    """
+
+    def __init__(self, net: nn.Module, copies: int) -> None:
+        super().__init__()
+        parts = dict(net.named_children())
+        if isinstance(net, ResNetSmall):
+            *blocks, stage = net.blocks
+            parts["blocks"] = nn.Sequential(*blocks)
+        else:
+            stage = parts["layer4"]
+            parts = {name: part for name, part in parts.items() if name not in ("layer4", "avgpool", "fc")}
+        self.trunk = nn.Sequential()
+        for name, part in parts.items():
+            self.trunk.add_module(name, part)
+        self.stages = nn.ModuleList(copy.deepcopy(stage) for _ in range(copies))
+        self.dim = copies * int(net.dim)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        shared = self.trunk(images)
+        return torch.cat([stage(shared).mean(dim=(2, 3)) for stage in self.stages], dim=1)
 
 
 def build_backbone(name: str, width: int = 32, stem: str = "patch") -> nn.Module:

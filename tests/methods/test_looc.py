@@ -1,4 +1,4 @@
-"""LooC's loss against the plain loop over images, heads and keys; its queues, its views, and who learns."""
+"""LooC's loss against the plain loop over images, heads and keys; its queues, views, who learns; and LooC++ beside it."""
 
 import math
 
@@ -8,10 +8,14 @@ import torch
 from mastlib.augment.pipeline import Views, audit
 from mastlib.augment.presets import get_pipeline
 from mastlib.errors import InputError
+from mastlib.evaluate.features import extract
+from mastlib.evaluate.subspaces import trained_method
+from mastlib.evaluate.tasks import load_backbone
 from mastlib.methods import HOSTS, build_method
 from mastlib.methods.base import Encoded
+from mastlib.runs import RunStore
 from mastlib.spec import RunSpec
-from mastlib.training import generator, make_views
+from mastlib.training import fit, generator, make_views
 
 SMALL = {"batch_size": 6, "images": 64, "epochs": 1, "warmup_epochs": 0, "image_size": 16}
 SMALL |= {"backbone": "resnet_small", "stem": "patch", "width": 4, "projector": (16, 8), "augmentations": "standard5"}
@@ -187,3 +191,66 @@ def test_other_pairings_are_refused_in_one_line(pairing):
 def test_its_views_are_refused_to_others(awareness):
     with pytest.raises(InputError, match="leave_one_out with awareness = 'looc'"):
         RunSpec(**{**LOOC, "awareness": awareness})
+
+
+# LooC++.
+
+
+@pytest.mark.parametrize("without", [(), ("grayscale", "blur")])
+def test_what_transfers_is_a_slice_for_each_head_and_the_heads_are_looc_s(without):
+    plain, plus = build(without=without), build(without=without, looc_stages=True)
+    heads = K - len(without) + 1
+    assert plus.features(views_of(plus).images[0]).shape == (N, heads * plain.backbone.dim) == (N, plus.backbone.dim)
+    shapes = [[p.shape for p in method.projector.parameters()] for method in (plain, plus)]
+    assert shapes[0] == shapes[1] and len(plus.backbone.stages) == len(plus.projector.heads) == heads
+
+
+@pytest.mark.parametrize("backbone", [{}, {"backbone": "resnet18", "stem": "small", "width": 32}])
+def test_with_equal_copies_and_heads_the_loss_is_looc_s(backbone):
+    plain, plus = build(**backbone), build(**backbone, looc_stages=True)  # with one seed, the heads are the same
+    views = views_of(plain)
+    expected, parts = plain(views, 0), plus(views, 0)
+    for name in ("loss", "invariant", "sensitive"):
+        torch.testing.assert_close(parts[name], expected[name])
+    torch.testing.assert_close(plus.queue.rows, plain.queue.rows)
+
+
+@pytest.mark.parametrize("h", range(K + 1))
+def test_a_head_s_gradient_reaches_its_own_stage_and_the_trunk_and_no_other_stage(h):
+    method = build(looc_stages=True)
+    views = views_of(method)
+    weights = torch.randn(N, D)
+    (method.projector.every(method.features(views.images[0]))[h] * weights).sum().backward()
+    reached = [any(p.grad is not None and p.grad.any() for p in stage.parameters()) for stage in method.backbone.stages]
+    assert reached == [i == h for i in range(K + 1)]
+    assert all(p.grad is not None and p.grad.any() for p in method.backbone.trunk.parameters())
+
+
+def test_stages_part_in_training_and_the_slow_copy_has_its_own():
+    method = build(looc_stages=True, momentum=0.5)
+    views = views_of(method)
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
+    for step in range(2):
+        optimizer.zero_grad()
+        method(views, step)["loss"].backward()
+        optimizer.step()
+    for backbone in (method.backbone, method.slow_backbone):
+        weights = [stage.conv1.weight for stage in backbone.stages]
+        assert all(not torch.equal(a, b) for i, a in enumerate(weights) for b in weights[:i])
+
+
+def test_a_trained_run_is_read_again_with_all_its_stages(tmp_path):
+    changes = {"looc_stages": True, "precision": "fp32", "memory_format": "contiguous", "compile": "off"}
+    run = fit(RunSpec(**LOOC | changes), progress=False, store=RunStore(tmp_path))
+    backbone, images = load_backbone(run), torch.rand(5, 3, 16, 16)
+    assert len(backbone.stages) == len(run.info["augmentations"]) + 1
+    with torch.no_grad():
+        expected = trained_method(run).features(images)
+    torch.testing.assert_close(extract(backbone, images), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("awareness", ["none", "augself", "cassle"])
+def test_own_stages_are_refused_to_others(awareness):
+    with pytest.raises(InputError, match="looc_stages = True has no effect with awareness") as refusal:
+        RunSpec(**{**SMALL, "host": "moco", "awareness": awareness, "looc_stages": True})
+    assert "\n" not in str(refusal.value)
