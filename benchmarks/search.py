@@ -2,9 +2,10 @@
 
     python benchmarks/search.py --csv outputs/reference/mast-search.csv [--seeds 0 1] [--arms NAME ...]
 
-Questions: which vendor drew it (of concepts kept for validation), and the scene's light, exposure, brightness and
-background (ridge), fitted on training and read on validation images; test images take no part. Rows are added to the
-CSV as runs finish; what is there is not run again.
+Questions: whether a concept is one that comes in skin tones (people and parts of them), which vendor drew it, and of the scene
+its object's brightness, the strength and saturation of its light, and its background's brightness, saturation and
+direction (ridge); fitted on training and read on validation concepts. Test images take no part. Rows are added to the CSV
+as runs finish; what is there is not run again.
 """
 
 from __future__ import annotations
@@ -29,29 +30,55 @@ from mastlib.study import tier_grid, tier_pools
 from mastlib.tiers import tier_spec
 from mastlib.training import fit
 
-LATENTS = ("value", "exposure", "light_strength", "background_value")
-MAST = {"awareness": "mast", "pairing": "isolate_one", "uncertainty": "none"}
-LINEAR = {**MAST, "subspace_loss": "B", "mask_power": 1, "mask_diversity": 5.0, "mask_lr": 10.0}
+LATENTS = (
+    "value",
+    "light_strength",
+    "light_saturation",
+    "background_value",
+    "background_saturation",
+    "background_angle",
+)
+QUESTIONS = ("people", "vendor", *LATENTS)
 
-HARD = {"mask_type": "hard", "mask_diversity": 5.0, "mask_lr": 10.0, "mask_init": 0.5}
+MAST: dict = {"awareness": "mast", "pairing": "isolate_one", "uncertainty": "none"}
+ALONE: dict = {**MAST, "outside_weight": 0.0}  # subspaces of which nothing outside is asked
+MIXED: dict = {**MAST, "pairing": "mixed"}
 
-CONTRAST = {**MAST, "subspace_loss": "B", "mask_power": 1, "mask_choice": "contrast", "mask_lr": 10.0}
-
+#: What was tried: arm -> RunSpec fields. Settings not named are the defaults, which are what this search came to.
 ARMS: dict[str, dict] = {
-    "host": {}, "control: same pairs, no masks": {"pairing": "isolate_one"},
-    "A soft, power 2": MAST, "A soft, reweight": {**MAST, "uncertainty": "reweight"},
-    "A hard, diversity": {**MAST, **HARD, "mask_init": 0.6},
-    "A blocks": {**MAST, "mask_type": "blocks"},
-    "B linear, diversity": LINEAR, "B linear, diversity, reweight": {**LINEAR, "uncertainty": "reweight"},
-    "B random": {**MAST, "subspace_loss": "B", "mask_type": "random"},
-    "B blocks": {**MAST, "subspace_loss": "B", "mask_type": "blocks"},
-    "B hard, diversity": {**MAST, "subspace_loss": "B", **HARD},
-    "B linear, composed": {**LINEAR, "pairing": "composed"}, "B linear, mixed": {**LINEAR, "pairing": "mixed"},
-    "B contrast": CONTRAST, "B contrast, reweight": {**CONTRAST, "uncertainty": "reweight"},
-    "B contrast, diversity": {**CONTRAST, "mask_diversity": 5.0}, "B contrast, mixed": {**CONTRAST, "pairing": "mixed"},
-    "B contrast, composed": {**CONTRAST, "pairing": "composed"},
-    "representation, random": {**MAST, "mask_on": "representation", "subspace_loss": "B", "mask_type": "random"},
-    "representation, linear": {**LINEAR, "mask_on": "representation"},
+    "host": {},
+    "control, isolated pairs": {"pairing": "isolate_one"},
+    "control, mixed pairs": {"pairing": "mixed"},
+    # Masks alone
+    "A, soft masks": {**MAST, "subspace_loss": "A", "mask_power": 2, "mask_init": 0.9, "mask_lr": 1.0, "mask_diversity": 0.0},
+    "A, hard masks": {**MAST, "subspace_loss": "A", "mask_type": "hard"},
+    "B, random masks": {**ALONE, "mask_type": "random"},
+    "B, masks follow the loss": {**ALONE, "mask_choice": "loss"},
+    "B, hard masks follow the loss": {**ALONE, "mask_choice": "loss", "mask_type": "hard"},
+    "B, contrast, no likeness term": {**ALONE, "mask_diversity": 0.0},
+    "B, contrast": ALONE,
+    "B, masks on the representation": {**MAST, "mask_on": "representation"},
+    # With what is outside a subspace asked to tell its augmentation
+    "outside, random masks": {**MAST, "mask_type": "random"},
+    "outside, masks follow the loss": {**MAST, "mask_choice": "loss"},
+    "outside, contrast, no likeness term": {**MAST, "mask_diversity": 0.0},
+    "outside, contrast, weak likeness term": {**MAST, "mask_diversity": 5.0},
+    "outside, contrast": MAST,
+    "outside, contrast, hard masks": {**MAST, "mask_type": "hard"},
+    "outside, contrast, gamma .25": {**MAST, "outside_std": 0.25},
+    "outside, contrast, gamma 1": {**MAST, "outside_std": 1.0},
+    "outside, contrast, weight .3": {**MAST, "outside_weight": 0.3},
+    "outside, contrast, crop shared": {**MAST, "crop_redrawn": 0.0},
+    "outside, contrast, crop redrawn in 3 of 4": {**MAST, "crop_redrawn": 0.75},
+    # Ordinary pairs among the isolated ones
+    "mixed": MIXED,
+    "mixed, 1 of 4 isolated": {**MIXED, "isolated": 0.25},
+    "mixed, 3 of 4 isolated": {**MIXED, "isolated": 0.75},
+    # Uncertainty
+    "mixed, reweight": {**MIXED, "uncertainty": "reweight"},
+    "mixed, softmax": {**MIXED, "uncertainty": "softmax"},
+    "mixed, gaussian": {**MIXED, "uncertainty": "gaussian"},
+    "mixed, task": {**MIXED, "uncertainty": "task"},
 }  # fmt: skip
 
 
@@ -65,10 +92,16 @@ def judged(backbone: torch.nn.Module, pools: dict[str, Pool], grid: tuple[float,
         concepts = table["concept"].astype("category").cat.codes.to_numpy()
         split = np.where(table["split"] == "val", "test", np.where(concepts % 5 == 0, "val", "train"))
         if name == "objects":
+            toned = table["concept"].isin(table.loc[table["tone"].notna(), "concept"])
+            people = np.where(toned, "people", "other")
+            scores["people"] = logistic_probe(features, people, split, grid, "mean_recall").mean_recall
             scores["vendor"] = logistic_probe(features, table["vendor"].to_numpy(), split, grid).accuracy
         else:
             for latent in LATENTS:
-                scores[latent] = ridge_probe(features, table[[latent]].to_numpy(dtype=float), split).mean_r2
+                values = table[[latent]].to_numpy(dtype=float)
+                if latent == "background_angle":  # in turns
+                    values = np.concatenate([np.sin(2 * np.pi * values), np.cos(2 * np.pi * values)], axis=1)
+                scores[latent] = ridge_probe(features, values, split).mean_r2
     return scores
 
 
