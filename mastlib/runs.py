@@ -24,6 +24,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from mastlib import checkpoints
 from mastlib.closure import combine
 from mastlib.errors import InputError, check_choice, refuse
 from mastlib.files import atomic, disk, outputs_dir, write_text
@@ -33,6 +34,7 @@ from mastlib.spec import RunSpec
 
 FINISHED = ("ok", "collapsed", "diverged")  # statuses of a run that came to an end; "interrupted" is the fourth
 PARTS = ("backbone", "method")
+RESUME = "resume"  # folder of checkpoints in a run that is being made
 
 
 def run_id(spec: RunSpec, data: str, closure: Mapping[str, str]) -> str:
@@ -110,7 +112,7 @@ class RunStore:
         """The only writer of a run, among all processes that share this folder; others wait here for it to end.
 
         Where the run is there by then, `writer.finished` is that run and nothing is to be done. If the block fails or
-        ends without `finish`, the working folder's run.json says "interrupted", and the next writer starts anew.
+        ends without `finish`, the working folder's run.json says "interrupted", and the next writer goes on from its checkpoint.
         Raises InputError where the disk is full or cannot be written.
         """
         if identity != run_id(spec, data, closure):
@@ -128,7 +130,7 @@ class RunStore:
 class RunWriter:
     """A run in the making, in `.<run id>.partial` beside the finished ones; made by `RunStore.writer`.
 
-    `resume/` in the working folder is reserved for the state that a killed run continues from.
+    `resume/` in the working folder holds the checkpoints that a run which was ended goes on from.
     """
 
     def __init__(
@@ -141,9 +143,12 @@ class RunWriter:
         if finished is not None:
             return
         with disk(self.folder):
-            if self.folder.exists():
-                shutil.rmtree(self.folder)  # of a process that died: this one holds the lock
-            self.folder.mkdir()
+            self.folder.mkdir(exist_ok=True)
+            for left in self.folder.iterdir():  # of a process that was ended: this one holds the lock
+                if left.is_dir() and left.name != RESUME:
+                    shutil.rmtree(left)
+                elif not left.is_dir():
+                    left.unlink()
             (self.folder / "metrics.csv").touch()
         write_text(self.folder / "spec.json", _json(spec.to_dict(), indent=2))
         self._info = {
@@ -167,6 +172,19 @@ class RunWriter:
         with disk(path), open(path, "a", encoding="utf-8", newline="") as handle:  # closing it flushes
             handle.write(text.getvalue())
         self._columns = columns
+
+    def checkpoint(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Keep what the run needs to go on from `step`, with the rows of metrics.csv so far. Raises InputError (full disk)."""
+        rows = (self.folder / "metrics.csv").read_text(encoding="utf-8")
+        checkpoints.save(self.folder / RESUME, step, tensors, {**facts, "metrics": rows})
+
+    def resume(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and facts of the last checkpoint of an earlier process, its rows put back into metrics.csv; else None."""
+        found = checkpoints.newest(self.folder / RESUME)
+        if found is not None:
+            write_text(self.folder / "metrics.csv", found[1]["metrics"])
+            self._columns = next(csv.reader(io.StringIO(found[1]["metrics"])), None)
+        return found
 
     def finish(
         self, status: str, info: Mapping[str, Any], *, backbone: Mapping[str, Tensor], method: Mapping[str, Tensor]
@@ -194,6 +212,7 @@ class RunWriter:
                 files[name] = {"sha256": digest, "bytes": handle.tell()}
         self._end(status, **{"seconds": time.monotonic() - self._begun, **info, "files": files})
         with disk(self.target):
+            shutil.rmtree(self.folder / RESUME, ignore_errors=True)
             if self.target.exists():
                 shutil.rmtree(self.target)  # a damaged run, which this one replaces
             self.folder.rename(self.target)

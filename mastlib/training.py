@@ -24,6 +24,7 @@ except ImportError:  # the same class from its own, smaller package
 from mastlib.augment.kernels import can_compile
 from mastlib.augment.pipeline import Pipeline, Views
 from mastlib.augment.presets import get_pipeline
+from mastlib.checkpoints import load_optimizer, optimizer_tensors
 from mastlib.closure import source_closure
 from mastlib.data import bank
 from mastlib.data.pools import load_pool, pretraining_images, pretraining_labels
@@ -174,7 +175,8 @@ def fit(spec: RunSpec, *, progress: bool = True, store: RunStore | None = None) 
 def _train(
     spec: RunSpec, pipeline: Pipeline, method: Method, labels: Tensor, writer: RunWriter, progress: bool
 ) -> None:
-    """Train `method` from its first step to its last, or to the first loss or gradient that is not finite."""
+    """Train `method` from its first step, or an earlier process's last checkpoint, to its last step, or to the first loss or
+    gradient that is not finite."""
     images = pretraining_images(spec.data, spec.images, spec.image_size)
     monitors = Monitors.load(spec.image_size)
     fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed" if spec.precision == "bf16" else "32-true")
@@ -182,9 +184,11 @@ def _train(
     wrapped, optimizer = fabric.setup(method, build_optimizer(method, spec))
     steps = spec.images // spec.batch_size
     room: Tensor | None = None  # the views' memory, used again at every step
-    status, reason, watched, training_seconds = "ok", "", {"rank": math.nan, "knn": math.nan}, 0.0
+    status, reason, watched = "ok", "", {"rank": math.nan, "knn": math.nan}
+    begun, training_seconds = _resume(method, optimizer, writer)
     with bar(spec.epochs * steps, f"{named(spec)} seed {spec.seed}", show=progress) as shown:
-        for epoch in range(spec.epochs):
+        shown.update(begun * steps)
+        for epoch in range(begun, spec.epochs):
             start = time.perf_counter()
             method.train()
             sums: dict[str, float] = {}
@@ -219,6 +223,10 @@ def _train(
             rate = spec.images * (epoch + 1) / training_seconds
             writer.log(epoch=epoch + 1, lr=lr, **means, **watched, seconds=training_seconds, images_per_second=rate)
             shown.set_postfix_str(f"loss {means['loss']:.3f}", refresh=False)
+            if not last:
+                state = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+                state |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(optimizer).items()}
+                writer.checkpoint((epoch + 1) * steps, state, {"epoch": epoch + 1, "seconds": training_seconds})
     if status == "ok" and collapsed(means["embedding_std"], watched["rank"]):
         status, reason = (
             "collapsed",
@@ -235,6 +243,25 @@ def _train(
         "backbone_parameters": sum(p.numel() for p in method.backbone.parameters()),
     }
     writer.finish(status, info, backbone=method.backbone.state_dict(), method=method.state_dict())
+
+
+def _resume(method: Method, optimizer: torch.optim.Optimizer, writer: RunWriter) -> tuple[int, float]:
+    """Put back the last checkpoint, if there is one: epochs that are done, and the seconds they took.
+
+    Views and order are functions of (seed, epoch, step) and all other state is in `method` or `optimizer`, so what follows is
+    what would have followed.
+    """
+    found = writer.resume()
+    if found is None:
+        return 0, 0.0
+    tensors, facts = found
+    of = {part: {k.removeprefix(part): t for k, t in tensors.items() if k.startswith(part)} for part in _STATE}
+    method.load_state_dict(of["method."], strict=True)
+    load_optimizer(optimizer, of["optimizer."])
+    return facts["epoch"], facts["seconds"]
+
+
+_STATE = ("method.", "optimizer.")
 
 
 def named(spec: RunSpec) -> str:

@@ -210,7 +210,7 @@ def test_nothing_is_finished_before_finish(store):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broke"), KeyboardInterrupt()])
-def test_an_exception_leaves_no_finished_run_and_the_next_writer_starts_anew(store, error):
+def test_an_exception_leaves_no_finished_run_and_without_a_checkpoint_the_next_writer_starts_anew(store, error):
     writing = store.writer(identity(), SPEC, data=DATA, closure=CLOSURE)
     with pytest.raises(type(error)), writing as writer:  # noqa: PT012
         writer.log(loss=1)
@@ -225,6 +225,24 @@ def test_an_exception_leaves_no_finished_run_and_the_next_writer_starts_anew(sto
     run = write(store, rows=[{"other": 2}])
     assert run.metrics()["other"].tolist() == [2]
     assert left(store) == [identity()]
+
+
+def test_a_writer_goes_on_from_the_last_checkpoint_of_the_one_before(store):
+    writing = store.writer(identity(), SPEC, data=DATA, closure=CLOSURE)
+    with pytest.raises(KeyboardInterrupt), writing as writer:  # noqa: PT012
+        assert writer.resume() is None
+        writer.log(loss=0.1, epoch=1)
+        writer.checkpoint(4, STATE, {"epoch": 1})
+        writer.log(loss=0.2, epoch=2)  # lost: it came after the checkpoint
+        raise KeyboardInterrupt
+    with store.writer(identity(), SPEC, data=DATA, closure=CLOSURE) as writer:
+        tensors, facts = writer.resume()
+        assert facts["epoch"] == 1 and set(tensors) == set(STATE)
+        assert all(torch.equal(tensors[name], STATE[name]) for name in STATE)
+        writer.log(epoch=2, loss=0.3)
+        run = writer.finish("ok", INFO, backbone=STATE, method=STATE)
+    assert run.metrics()["loss"].tolist() == [0.1, 0.3] and run.metrics()["epoch"].tolist() == [1, 2]
+    assert not (run.folder / "resume").exists()
 
 
 def test_a_block_that_ends_early_is_interrupted(store):

@@ -4,7 +4,9 @@ import json
 import math
 import subprocess
 import sys
+from functools import partial
 
+import pandas as pd
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from mastlib.augment.presets import get_pipeline
 from mastlib.data.pools import pretraining_images
 from mastlib.errors import InputError
 from mastlib.methods import build_method
+from mastlib.optim import learning_rate
 from mastlib.runs import RunStore
 from mastlib.spec import RunSpec
 from mastlib.training import batches, fit, resolve
@@ -42,6 +45,34 @@ def test_the_same_spec_gives_bit_equal_weights_and_metrics(spec, tmp_path):
     assert (a.folder / "backbone.safetensors").read_bytes() == (b.folder / "backbone.safetensors").read_bytes()
     timing = ["seconds", "images_per_second"]
     assert a.metrics().drop(columns=timing).equals(b.metrics().drop(columns=timing))
+
+
+@pytest.mark.parametrize("spec", STATEFUL.values(), ids=STATEFUL)
+def test_a_run_that_was_ended_goes_on_and_ends_with_the_same_bits(spec, tmp_path, monkeypatch):
+    """Ended in the middle of its third epoch; the second process takes the steps of that epoch and no earlier one."""
+    spec = spec.replace(epochs=3, knn_every=1)
+    whole = fit(spec, progress=False, store=RunStore(tmp_path / "whole"))
+    steps, taken = 4, []
+
+    def rate(spec, step, per_epoch, stop_at):
+        if step == stop_at:
+            raise KeyboardInterrupt
+        taken.append(step)
+        return learning_rate(spec, step, per_epoch)
+
+    monkeypatch.setattr(training, "learning_rate", partial(rate, stop_at=2 * steps + 1))
+    with pytest.raises(KeyboardInterrupt):
+        fit(spec, progress=False, store=RunStore(tmp_path / "ended"))
+    taken.clear()
+    monkeypatch.setattr(training, "learning_rate", partial(rate, stop_at=None))
+    ended = fit(spec, progress=False, store=RunStore(tmp_path / "ended"))
+    assert min(taken) == 2 * steps
+    for part in ("backbone", "method"):
+        name = f"{part}.safetensors"
+        assert (whole.folder / name).read_bytes() == (ended.folder / name).read_bytes()
+    timing = ["seconds", "images_per_second"]
+    pd.testing.assert_frame_equal(whole.metrics().drop(columns=timing), ended.metrics().drop(columns=timing))
+    assert sorted(path.name for path in ended.folder.iterdir()) == sorted(path.name for path in whole.folder.iterdir())
 
 
 def test_a_finished_run_is_read_not_trained(tmp_path, monkeypatch):
@@ -174,6 +205,7 @@ def test_training_needs_no_notebook_package(tmp_path):
     """On a bare node with none of these installed, import and training must work."""
     code = f"""
 import sys
+from functools import partial
 class Hide:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {{"papermill", "IPython", "ipykernel", "ipywidgets", "jupyterlab", "jupyter_book", "nbformat",
@@ -184,6 +216,7 @@ import json
 import mastlib.chapter, mastlib.study, mastlib.plots
 from mastlib.training import fit
 from mastlib.runs import RunStore
+from mastlib.optim import learning_rate
 from mastlib.spec import RunSpec
 from pathlib import Path
 spec = RunSpec.from_dict(json.loads({json.dumps(json.dumps(TINY.to_dict()))}))

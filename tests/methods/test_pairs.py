@@ -1,4 +1,4 @@
-"""Every host with every awareness that goes with it, and LooC++, through `fit`: it learns, is kept, and its backbone is read."""
+"""Every host with every awareness that goes with it, and LooC++, through `fit`: it learns, goes on, and its backbone is read."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from mastlib.data.pools import pretraining_images, pretraining_labels
 from mastlib.evaluate.tasks import load_backbone
 from mastlib.methods import AWARENESS, HOSTS, REFUSED, build_method
 from mastlib.models.backbones import normalise
+from mastlib.optim import learning_rate
 from mastlib.runs import RunStore
 from mastlib.spec import RunSpec
 from mastlib.training import fit, generator, make_views
@@ -31,8 +32,22 @@ SIZES |= {"precision": "fp32", "memory_format": "contiguous", "compile": "off"}
 @pytest.mark.parametrize("pair", PAIRS, ids="+".join)
 def test_two_epochs_of_a_pair(pair: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = 1024 if pair[0] == "moco" else 512  # its queue takes half of them to fill
-    spec, store = pair_spec("smoke", *pair, **SIZES, images=images), RunStore(tmp_path)
+    spec, store, steps = pair_spec("smoke", *pair, **SIZES, images=images), RunStore(tmp_path), images // 64
+    taken: list[int] = []
+
+    def ended(spec: RunSpec, step: int, per_epoch: int) -> float:
+        if step == steps and steps not in taken:  # the first process ends as the second epoch begins
+            taken.append(steps)
+            raise KeyboardInterrupt
+        taken.append(step)
+        return learning_rate(spec, step, per_epoch)
+
+    monkeypatch.setattr(training, "learning_rate", ended)
+    with pytest.raises(KeyboardInterrupt):
+        fit(spec, progress=False, store=store)
+    before = len(taken)
     run = fit(spec, progress=False, store=store)
+    assert min(taken[before:]) == steps  # it went on
     assert run.info["status"] == "ok", run.info["reason"]
 
     first, last = loss_on_fixed_views(spec), loss_on_fixed_views(spec, run.weights("method"))
