@@ -130,6 +130,17 @@ def barlow_twins(z1: Tensor, z2: Tensor, redundancy_weight: float = 0.0051) -> d
     return {"loss": loss, "invariance": invariance_term, "redundancy": redundancy}
 
 
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean of -log softmax(logits)_y over the rows that have a label y >= 0, of all processes; 0 where none has.
+
+    `logits` `(N, C)`, `labels` `(N,)` long, -1 for none. With the mean over processes that data-parallel training takes of
+    gradients, every labelled row of the global batch counts alike, however they are spread.
+    """
+    summed = functional.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+    labelled = gather((labels >= 0).to(logits.dtype)).sum()
+    return summed * world()[1] / labelled.clamp(min=1)
+
+
 @torch.no_grad()
 def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
     """Assignments `(N, P)` of rows to prototypes, each row summing to 1 and all prototypes used alike, from `scores` `(N, P)`.

@@ -21,6 +21,10 @@ LOSSES = {
     "vicreg": lambda a, b, w: losses.vicreg(a, b)["loss"],
     "barlow": lambda a, b, w: losses.barlow_twins(a, b)["loss"],
     "swav": lambda a, b, w: losses.swav(functional.normalize(a, dim=1), functional.normalize(b, dim=1)),
+    "cross-entropy": lambda a, b, w: losses.cross_entropy(
+        a, ((5 * w[:, 0]).long() - 2).clamp(min=-1)
+    ),  # -1: some have no label
+    "untold": lambda a, b, w: losses.untold((a - b).square(), 1 - w, w > 0.5, 2.0),
 }
 
 

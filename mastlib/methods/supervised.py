@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional
 
+from mastlib import losses
 from mastlib.errors import InputError, check_int
 from mastlib.methods.base import Encoded, Method, Parts
 from mastlib.spec import RunSpec
@@ -35,8 +35,5 @@ class Supervised(Method):
     def objective(self, encoded: Encoded, labels: Tensor | None, step: int) -> Parts:
         if labels is None:
             raise InputError("host = 'supervised' needs labels with the images")
-        sums = [
-            functional.cross_entropy(self.classifier(f), labels, ignore_index=-1, reduction="sum")
-            for f in encoded.features
-        ]
-        return {"loss": (sums[0] + sums[1]) / 2 / (labels >= 0).sum().clamp(min=1)}
+        first, second = (losses.cross_entropy(self.classifier(f), labels) for f in encoded.features)
+        return {"loss": (first + second) / 2}
