@@ -205,6 +205,10 @@ class RunSpec:
         mask_on="embedding", subspace_loss="B", pairing=ISOLATED,
         doc="Masks choose dimensions that vary less under their own augmentation than under the others, or follow the loss, as "
         "they do where there is no choice. Source: this book.")
+    mask_margin: float = _setting(0.0, _number(0, 10), awareness="mast", mask_type=BOUNDED, mask_on="embedding",
+        subspace_loss="B", pairing=ISOLATED,
+        doc="How much more than under the other augmentations a dimension must vary, relative to its average, to be left out by a "
+        "mask that follows the contrast. Source: this book.")
     mask_diversity: float = _setting(30.0, _number(0, 1000), awareness="mast", mask_type=("sigmoid", "relu", "hard"),
         doc="Weight of the rows' squared positive cosines, their means removed. Source: this book.")
     outside_weight: float = _setting(1.0, _number(0, 1000), awareness="mast", mask_on="embedding", subspace_loss="B",

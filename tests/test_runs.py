@@ -68,7 +68,7 @@ CHANGES = {
     "condition_mode": {"awareness": "cassle", "condition_mode": "add"},
     "condition_depth": {"awareness": "cassle", "condition_depth": 2},
     "condition_width": {"awareness": "cassle", "condition_width": 8}, "mask_on": {"mask_on": "representation"},
-    "mask_choice": {"mask_choice": "loss"}, "mask_diversity": {"mask_diversity": 1},
+    "mask_choice": {"mask_choice": "loss"}, "mask_diversity": {"mask_diversity": 1}, "mask_margin": {"mask_margin": 0.3},
     "looc_stages": {"host": "moco", "awareness": "looc", "pairing": "leave_one_out", "looc_stages": True},
     "outside_weight": {"outside_weight": 2}, "outside_std": {"outside_std": 0.9},
     "full_weight": {"subspace_loss": "C", "full_weight": 2},

@@ -60,8 +60,9 @@ class MAST(Awareness):
 
     - [mask_choice] "loss": masks follow s, in which an easy augmentation hardly speaks and all rows like the same quiet
       dimensions best. "contrast": the loss takes the masks as they are, and they follow lam / D sum_kj m_kj c_kj instead,
-      c_kj = V_kj / mean_j V_kj less its mean over k, V_kj a running mean of D_ij^2 over pairs that differ in k alone: row k chooses
-      dimensions that vary less under k, relative to other dimensions, than under the other augmentations.
+      c_kj = V_kj / mean_j V_kj less its mean over k, less a margin [mask_margin], V_kj a running mean of D_ij^2 over pairs that
+      differ in k alone: row k leaves out dimensions that vary more under k, relative to other dimensions, than under the other
+      augmentations, by the margin or more.
     - [outside_weight, outside_std] + weight mu mean_k (1/D) sum_j (1 - w_kj) max(0, gamma - s_kj): what is outside a pair's
       subspace tells its two views apart. w_kj is the mean of w_ij with p = 1 and s_kj the root of the mean of D_ij^2 / 2 over the
       pairs that speak of k; s is 1 in a dimension of unit variance where the two views are as unlike as two images. Without
@@ -85,7 +86,7 @@ class MAST(Awareness):
         self.vicreg_weights = (spec.invariance_weight, spec.variance_weight, spec.covariance_weight)
         count, dim = len(augmentations), sizes[0] if self.on == "representation" else sizes[-1]
         self.masks = Masks(spec, count, dim)
-        self.contrasted, self.outside_std = spec.contrasted, spec.outside_std
+        self.contrasted, self.margin, self.outside_std = spec.contrasted, spec.mask_margin, spec.outside_std
         self.outside_weight = spec.outside_weight if spec.subspaces_of_full_space else 0.0
         if self.contrasted:
             self.register_buffer("varied", torch.ones(count, dim))
@@ -107,7 +108,7 @@ class MAST(Awareness):
             means, counts = losses.means_over(squared, alone)
             running.lerp_(torch.where(counts[:, None] > 0, means, running), VARIED_RATE)
         relative = running / running.mean(dim=1, keepdim=True).clamp(min=1e-12)
-        return relative - relative.mean(dim=0)
+        return relative - relative.mean(dim=0) - self.margin
 
     def mask_parameters(self) -> Iterator[nn.Parameter]:
         if self.masks.kind in LEARNED:

@@ -710,7 +710,7 @@ def test_settings_that_do_not_go_together_are_refused_in_one_line(changes, says)
 
 
 def test_contrast_is_the_running_relative_variation_less_its_mean_over_augmentations():
-    aware = build(subspace_loss="B", mask_choice="contrast", **PLAIN).train()
+    aware = build(subspace_loss="B", mask_choice="contrast", mask_margin=0.0, **PLAIN).train()
     g = torch.Generator().manual_seed(3)
     squared = torch.rand(N, aware.varied.shape[1], generator=g, dtype=torch.float64)
     alone = torch.arange(N)[:, None] % 4 == torch.arange(5)  # the last augmentation has no pair in this batch
@@ -723,7 +723,8 @@ def test_contrast_is_the_running_relative_variation_less_its_mean_over_augmentat
     torch.testing.assert_close(preferred, relative - relative.mean(dim=0))
     torch.testing.assert_close(preferred.sum(dim=0), torch.zeros_like(preferred[0]), atol=1e-12, rtol=0)
     aware.eval()
-    aware.contrast(squared, alone)
+    aware.margin = 0.3
+    torch.testing.assert_close(aware.contrast(squared, alone), preferred - 0.3)
     torch.testing.assert_close(aware.varied, expected)  # evaluation leaves it
 
 
