@@ -34,7 +34,7 @@ from mastlib.spec import RunSpec
 from mastlib.tiers import published
 from mastlib.training import resolve
 
-# Host, its augmentations, and what is compared with it. MAST's uncertainty is the default, "reweight".
+# Host, its augmentations, and what is compared with it. MAST's uncertainty is on, which is not the default.
 GROUPS = {
     "vicreg": ("extended15", ["mast"]),
     "simsiam": ("moco_v2", ["augself", "cassle"]),
@@ -48,6 +48,8 @@ def spec_of(options: argparse.Namespace, host: str, awareness: str) -> RunSpec:
     size = {"backbone": options.backbone, "stem": options.stem, "image_size": options.size}
     size |= {"images": options.batch, "batch_size": options.batch, "epochs": 1, "warmup_epochs": 0}
     size |= {"compile": options.compile, "optimizer": published(host).optimizer}
+    if awareness == "mast":
+        size |= {"uncertainty": "reweight"}
     return pair_spec("gpu", host, awareness, augmentations=GROUPS[host][0], **size)
 
 

@@ -25,24 +25,18 @@ from mastlib.evaluate.subspaces import invariance, own
 from mastlib.methods.masks import overlap
 from mastlib.models.backbones import build_backbone
 from mastlib.runs import Run
+from mastlib.search import QUESTIONS
 from mastlib.spec import RunSpec
 from mastlib.study import tier_grid, tier_pools
 from mastlib.tiers import tier_spec
 from mastlib.training import fit
 
-LATENTS = (
-    "value",
-    "light_strength",
-    "light_saturation",
-    "background_value",
-    "background_saturation",
-    "background_angle",
-)
-QUESTIONS = ("people", "vendor", *LATENTS)
+LATENTS = QUESTIONS[2:]  # of the scene; the first two are of the object
 
-MAST: dict = {"awareness": "mast", "pairing": "isolate_one", "uncertainty": "none"}
+MAST: dict = {"awareness": "mast", "pairing": "isolate_one"}
 ALONE: dict = {**MAST, "outside_weight": 0.0}  # subspaces of which nothing outside is asked
-MIXED: dict = {**MAST, "pairing": "mixed"}
+CONTRAST: dict = {"mask_margin": 0.0}
+MIXED: dict = {"awareness": "mast", "pairing": "mixed", "mask_margin": 0.0}
 
 #: What was tried: arm -> RunSpec fields. Settings not named are the defaults, which are what this search came to.
 ARMS: dict[str, dict] = {
@@ -54,31 +48,24 @@ ARMS: dict[str, dict] = {
     "A, hard masks": {**MAST, "subspace_loss": "A", "mask_type": "hard"},
     "B, random masks": {**ALONE, "mask_type": "random"},
     "B, masks follow the loss": {**ALONE, "mask_choice": "loss"},
-    "B, hard masks follow the loss": {**ALONE, "mask_choice": "loss", "mask_type": "hard"},
-    "B, contrast, no likeness term": {**ALONE, "mask_diversity": 0.0},
-    "B, contrast": ALONE,
-    "B, masks on the representation": {**MAST, "mask_on": "representation"},
+    "B, contrast": {**ALONE, **CONTRAST},
     # With what is outside a subspace asked to tell its augmentation
     "outside, random masks": {**MAST, "mask_type": "random"},
     "outside, masks follow the loss": {**MAST, "mask_choice": "loss"},
-    "outside, contrast, no likeness term": {**MAST, "mask_diversity": 0.0},
-    "outside, contrast, weak likeness term": {**MAST, "mask_diversity": 5.0},
-    "outside, contrast": MAST,
-    "outside, contrast, hard masks": {**MAST, "mask_type": "hard"},
-    "outside, contrast, gamma .25": {**MAST, "outside_std": 0.25},
-    "outside, contrast, gamma 1": {**MAST, "outside_std": 1.0},
-    "outside, contrast, weight .3": {**MAST, "outside_weight": 0.3},
-    "outside, contrast, crop shared": {**MAST, "crop_redrawn": 0.0},
-    "outside, contrast, crop redrawn in 3 of 4": {**MAST, "crop_redrawn": 0.75},
+    "outside, contrast, no likeness term": {**MAST, **CONTRAST, "mask_diversity": 0.0},
+    "outside, contrast": {**MAST, **CONTRAST},
     # Ordinary pairs among the isolated ones
     "mixed": MIXED,
     "mixed, 1 of 4 isolated": {**MIXED, "isolated": 0.25},
     "mixed, 3 of 4 isolated": {**MIXED, "isolated": 0.75},
+    "mixed, margin .05": {**MIXED, "mask_margin": 0.05},
+    "mixed, margin .1": {**MIXED, "mask_margin": 0.1},
+    "mixed, 1 of 4 isolated, margin .1": {**MIXED, "mask_margin": 0.1, "isolated": 0.25},
     # Uncertainty
     "mixed, reweight": {**MIXED, "uncertainty": "reweight"},
+    "mixed, margin .05, reweight": {**MIXED, "mask_margin": 0.05, "uncertainty": "reweight"},
+    "mixed, margin .1, reweight": {**MIXED, "mask_margin": 0.1, "uncertainty": "reweight"},
     "mixed, softmax": {**MIXED, "uncertainty": "softmax"},
-    "mixed, gaussian": {**MIXED, "uncertainty": "gaussian"},
-    "mixed, task": {**MIXED, "uncertainty": "task"},
 }  # fmt: skip
 
 

@@ -190,6 +190,27 @@ def change_map(values: pd.DataFrame, label: str) -> Figure:
     return figure
 
 
+def points(
+    frame: pd.DataFrame, x: str, y: str, kind: str, texts: tuple[str, str], chosen: Sequence[str] = ()
+) -> Figure:
+    """A mark for each row at columns `x` and `y`, told apart by column `kind`; rows whose index is in `chosen` are named.
+
+    `texts` label the axes.
+    """
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.5 * WIDTH), layout="constrained")
+    kinds = list(dict.fromkeys(frame[kind]))
+    for name, marker, colour in zip(kinds, MARKERS, sns.color_palette("colorblind"), strict=False):
+        part = frame[frame[kind] == name]
+        ax.scatter(part[x], part[y], marker=marker, color=colour, s=36, label=name)
+    for name in chosen:
+        ax.annotate(
+            name, (frame.loc[name, x], frame.loc[name, y]), xytext=(6, 4), textcoords="offset points", fontsize=8
+        )
+    ax.set(xlabel=texts[0], ylabel=texts[1])
+    figure.legend(loc="outside upper center", ncols=min(5, len(kinds)))
+    return figure
+
+
 def object_colours(count: int) -> list[tuple[float, float, float]]:
     """`count` colours that tell objects apart, RGB in [0, 1]."""
     return [tuple(colour) for colour in sns.color_palette("colorblind", count)]

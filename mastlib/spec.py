@@ -205,8 +205,8 @@ class RunSpec:
         mask_on="embedding", subspace_loss="B", pairing=ISOLATED,
         doc="Masks choose dimensions that vary less under their own augmentation than under the others, or follow the loss, as "
         "they do where there is no choice. Source: this book.")
-    mask_margin: float = _setting(0.0, _number(0, 10), awareness="mast", mask_type=BOUNDED, mask_on="embedding",
-        subspace_loss="B", pairing=ISOLATED,
+    mask_margin: float = _setting(0.05, _number(0, 10), awareness="mast", mask_choice="contrast", mask_type=BOUNDED,
+        mask_on="embedding", subspace_loss="B", pairing=ISOLATED,
         doc="How much more than under the other augmentations a dimension must vary, relative to its average, to be left out by a "
         "mask that follows the contrast. Source: this book.")
     mask_diversity: float = _setting(30.0, _number(0, 1000), awareness="mast", mask_type=("sigmoid", "relu", "hard"),
@@ -224,7 +224,7 @@ class RunSpec:
         "of the full space (C); or a contrastive host's loss in each pair's subspace (D). Source: this book.")
     full_weight: float = _setting(1.0, _number(0, 1000), awareness="mast", subspace_loss="C",
         doc="Weight of VICReg's loss of the full space. Source: this book.")
-    uncertainty: str = _setting("reweight", _choice(
+    uncertainty: str = _setting("none", _choice(
             "none", "reweight", "gaussian", "gaussian_dims", "softmax", "moments", "task"), awareness="mast",
         doc="Pairs weighed by a learned variance at mean weight one, by the Gaussian likelihood itself, by one for each dimension, "
         "by learned weights, charged for variance, by one variance for each augmentation, or alike. "

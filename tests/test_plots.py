@@ -70,3 +70,17 @@ def test_contact_sheet_has_a_cell_for_each_image():
     figure = plots.contact_sheet(torch.rand(5, 3, 4, 4), titles=list("abcde"), columns=3)
     assert sum(bool(ax.images) for ax in figure.axes) == 5
     assert len(set(plots.object_colours(5))) == 5
+
+
+def test_points_draw_every_row_and_name_the_chosen_ones():
+    frame = pd.DataFrame({"x": [1.0, 2.0, 3.0], "y": [3.0, 1.0, 2.0], "kind": ["a", "b", "a"]}, index=["p", "q", "r"])
+    figure = plots.points(frame, "x", "y", "kind", ("across", "up"), ["q"])
+    ax = figure.axes[0]
+    assert sorted(tuple(xy) for dots in ax.collections for xy in dots.get_offsets().tolist()) == [
+        (1, 3),
+        (2, 1),
+        (3, 2),
+    ]
+    assert [text.get_text() for text in ax.texts] == ["q"] and ax.texts[0].xy == (2, 1)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("across", "up")
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["a", "b"]

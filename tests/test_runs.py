@@ -79,7 +79,7 @@ CHANGES = {
     "invariance_weight": {"invariance_weight": 24}, "variance_weight": {"variance_weight": 24},
     "covariance_weight": {"covariance_weight": 2}, "mask_type": {"mask_type": "ones"}, "mask_power": {"mask_power": 2},
     "mask_init": {"mask_init": 0.9}, "mask_lr": {"mask_lr": 1}, "mask_sparsity": {"mask_sparsity": 0.1},
-    "scale_fix": {"scale_fix": "none"}, "subspace_loss": {"subspace_loss": "A"}, "uncertainty": {"uncertainty": "none"},
+    "scale_fix": {"scale_fix": "none"}, "subspace_loss": {"subspace_loss": "A"}, "uncertainty": {"uncertainty": "reweight"},
     "knn_every": {"knn_every": 1}, "precision": {"precision": "bf16"}, "seed": {"seed": 1},
     "memory_format": {"memory_format": "channels_last"}, "compile": {"compile": "on"},
 }  # fmt: skip

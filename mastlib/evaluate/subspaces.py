@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pandas as pd
 import torch
 from torch import Tensor
@@ -26,11 +28,19 @@ def trained_method(run: Run, classes: int = 0) -> Method:
     return method.eval()
 
 
+def embeddings(method: Method) -> Callable[[Tensor], Tensor]:
+    """Views `(N, 3, S, S)` -> embeddings `(N, D)` by a method whose projector is told nothing."""
+    return lambda views: method.projector(method.features(views), None)[0]
+
+
 @torch.no_grad()
-def variation(method: Method, pipeline: Pipeline, images: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+def variation(
+    encode: Callable[[Tensor], Tensor], pipeline: Pipeline, images: Tensor, seed: int = 0
+) -> tuple[Tensor, Tensor]:
     """Mean of (z_j - z'_j)^2 over pairs that differ in one augmentation alone, `(K, D)`, and Var(z_j) over images, `(D,)`.
 
-    z are the embeddings of `images` `(N, 3, S, S)`, the crop shared where it is not the augmentation. Both in float64.
+    z `(N, D)` is what `encode` makes of views of `images` `(N, 3, S, S)`; the crop is shared where it is not the
+    augmentation. Both in float64.
     """
     squared = []
     spread = []
@@ -40,7 +50,7 @@ def variation(method: Method, pipeline: Pipeline, images: Tensor, seed: int = 0)
         total = torch.zeros((), dtype=torch.float64)
         for part in images.split(BATCH):
             views = pipeline.views(part, "isolate_one", draw, crop_redrawn=0.0, weights=alone)
-            z1, z2 = (method.projector(method.features(view), None)[0].double() for view in views.images)
+            z1, z2 = (encode(view).double() for view in views.images)
             total = total + (z1 - z2).square().sum(dim=0)
             spread.append(z1)
         squared.append(total / len(images))
@@ -56,13 +66,19 @@ def invariance(run: Run, images: Tensor, seed: int = 0) -> pd.DataFrame:
     if (run.spec.awareness, run.spec.mask_on) != ("mast", "embedding"):
         raise refuse("run", run.id, "a run with awareness = 'mast' and mask_on = 'embedding'")
     pipeline = get_pipeline(run.spec.augmentations, run.spec.image_size, run.spec.without)
-    squared, spread = variation(trained_method(run), pipeline, images, seed)
+    squared, spread = variation(embeddings(trained_method(run)), pipeline, images, seed)
     weights = read_masks(run).double().square()
     rows = {name: weights[k] for k, name in enumerate(pipeline.names)} | {
         "full space": torch.ones(weights.shape[1]).double()
     }
     values = {row: (squared @ w / (2 * (spread @ w))).tolist() for row, w in rows.items()}
     return pd.DataFrame.from_dict(values, orient="index", columns=list(pipeline.names))
+
+
+def pixel_variation(pipeline: Pipeline, images: Tensor, seed: int = 0) -> pd.Series:
+    """`invariance` of the pixels themselves: how much there is to be invariant to, by augmentation. `images` `(N, 3, S, S)`."""
+    squared, spread = variation(lambda views: views.flatten(1), pipeline, images, seed)
+    return pd.Series((squared.sum(dim=1) / (2 * spread.sum())).tolist(), index=list(pipeline.names))
 
 
 def own(table: pd.DataFrame) -> pd.DataFrame:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pandas as pd
 import pytest
 import torch
@@ -12,7 +10,7 @@ from mastlib.augment import HorizontalFlip, Invert, Pipeline, VerticalFlip
 from mastlib.augment.presets import get_pipeline
 from mastlib.errors import InputError
 from mastlib.evaluate.masks import read_masks
-from mastlib.evaluate.subspaces import invariance, own, trained_method, variation
+from mastlib.evaluate.subspaces import embeddings, invariance, own, pixel_variation, trained_method, variation
 from mastlib.spec import RunSpec
 from mastlib.training import fit
 
@@ -31,8 +29,8 @@ def images(n: int = 300) -> torch.Tensor:
 
 
 def test_channel_means_vary_under_inversion_alone_and_by_the_closed_form():
-    method = SimpleNamespace(features=lambda x: x.mean(dim=(2, 3)), projector=lambda f, condition: (f, f))
-    squared, spread = variation(method, Pipeline([HorizontalFlip(), VerticalFlip(), Invert()]), images())
+    pipeline = Pipeline([HorizontalFlip(), VerticalFlip(), Invert()])
+    squared, spread = variation(lambda views: views.mean(dim=(2, 3)), pipeline, images())
     means = images().double().mean(dim=(2, 3))
     torch.testing.assert_close(
         squared[:2], torch.zeros(2, 3).double(), atol=1e-12, rtol=0
@@ -41,10 +39,19 @@ def test_channel_means_vary_under_inversion_alone_and_by_the_closed_form():
     assert spread.shape == (3,) and (spread > 0).all()
 
 
+def test_pixels_of_plain_images_vary_under_inversion_alone_and_by_the_closed_form():
+    levels = torch.linspace(0, 1, 200)
+    plain = levels[:, None, None, None].expand(-1, 3, 4, 4)
+    found = pixel_variation(Pipeline([HorizontalFlip(), Invert()]), plain)
+    assert found["flip"] == 0
+    expected = (1 - 2 * levels).square().mean() / (2 * levels.var())  # up to which images view 0 had inverted already
+    assert found["invert"] == pytest.approx(float(expected), rel=0.1)
+
+
 def test_a_subspace_weighs_dimensions_by_its_mask_and_the_full_space_all_alike():
     run = fit(RunSpec(**TINY, **MAST, mask_type="blocks"), progress=False)
     table, names = invariance(run, images(40), seed=3), run.info["augmentations"]
-    squared, spread = variation(trained_method(run), get_pipeline("standard5", 16), images(40), seed=3)
+    squared, spread = variation(embeddings(trained_method(run)), get_pipeline("standard5", 16), images(40), seed=3)
     masks = read_masks(run)
     assert list(table.columns) == names and list(table.index) == [*names, "full space"]
     for k, name in enumerate(names):

@@ -18,7 +18,7 @@ from mastlib.spec import RunSpec
 NAMES = ("crop", "flip", "color", "grayscale", "blur")
 SMALL = {"batch_size": 15, "images": 64, "epochs": 1, "warmup_epochs": 0, "image_size": 16}
 SMALL |= {"backbone": "resnet_small", "stem": "patch", "width": 8, "projector": (32, 32, 24)}
-ARM = {"awareness": "mast", "pairing": "isolate_one", "subspace_loss": "A", **SMALL}
+ARM = {"awareness": "mast", "pairing": "isolate_one", "subspace_loss": "A", "uncertainty": "reweight", **SMALL}
 SOFT = {"mask_power": 2, "mask_init": 0.9, "mask_diversity": 0.0}  # of masks that are learned
 PLAIN = {"uncertainty": "none", "scale_fix": "none"}
 N, D, HIDDEN = 15, 24, 32

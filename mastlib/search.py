@@ -1,0 +1,42 @@
+"""What the search for MAST's settings came to: its questions, its table, its rule."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from mastlib.errors import refuse
+
+#: Asked on validation concepts and by no page: see benchmarks/search.py.
+QUESTIONS = (
+    "people", "vendor", "value", "light_strength", "light_saturation", "background_value", "background_saturation",
+    "background_angle",
+)  # fmt: skip
+ALIKE = 0.5  # mean cosine of centred mask rows from which on masks count as alike
+
+
+def search_table(rows: pd.DataFrame, augmentations: int = 5) -> pd.DataFrame:
+    """A row for each arm of the search, over its seeds: subspaces that are their own, likeness, ranks, and whether it is fit.
+
+    `rows`: arm, seed, QUESTIONS, and of arms with masks own_of_row, ratio, likeness, mask_mean. "mean rank": an arm's rank among
+    all by the mean over seeds, averaged over the questions. "fit": in every seed all but at most one of the `augmentations`
+    subspaces are most invariant to their own, and likeness is below ALIKE. Raises InputError
+    where an arm lacks a seed that others have.
+    """
+    seeds = rows.groupby("arm")["seed"].nunique()
+    if (short := seeds[seeds < rows["seed"].nunique()]).size:
+        raise refuse("rows", ", ".join(short.index), f"{rows['seed'].nunique()} seeds of every arm")
+    arms = rows.groupby("arm", sort=False)
+    means = arms[[*QUESTIONS, "knn", "ratio", "likeness", "mask_mean"]].mean()
+    own = arms["own_of_row"]
+    table = pd.DataFrame(
+        {
+            "own, least": own.min(), "own, most": own.max(), "own, mean": own.mean(), "variation": means["ratio"],
+            "likeness": means["likeness"], "mean mask": means["mask_mean"], "kNN": means["knn"],
+            "mean rank": means[list(QUESTIONS)].rank(ascending=False).mean(axis=1),
+            "fit": (own.min() >= augmentations - 1) & (arms["likeness"].max() < ALIKE),
+        },
+        index=means.index,
+    )  # fmt: skip
+    return table.assign(
+        family=[arm.partition(",")[0] for arm in table.index], seeds=seeds[table.index], questions=len(QUESTIONS)
+    )

@@ -1,0 +1,56 @@
+"""The search's table by hand, its rule, and the table that the book shows."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mastlib.catalogue import pair_spec
+from mastlib.errors import InputError
+from mastlib.search import QUESTIONS, search_table
+from mastlib.tiers import tier_spec
+
+ROOT = Path(__file__).parents[1]
+
+
+def rows() -> pd.DataFrame:
+    def row(arm, seed, score, own=np.nan, likeness=np.nan):
+        measured = {"knn": score, "ratio": 0.5, "likeness": likeness, "mask_mean": 0.5, "own_of_row": own}
+        return {"arm": arm, "seed": seed, **dict.fromkeys(QUESTIONS, score), **measured}
+
+    return pd.DataFrame(
+        [
+            row("host", 0, 0.2), row("host", 1, 0.4),
+            row("soft, masks", 0, 0.9, 5, 0.6), row("soft, masks", 1, 0.9, 5, 0.1),
+            row("own, masks", 0, 0.5, 4, 0.1), row("own, masks", 1, 0.7, 5, 0.2),
+            row("own, not always", 0, 0.1, 3, 0.1), row("own, not always", 1, 0.1, 5, 0.2),
+        ]
+    )  # fmt: skip
+
+
+def test_ranks_and_the_two_conditions_by_hand():
+    table = search_table(rows())
+    assert table["mean rank"].to_dict() == {"host": 3, "soft, masks": 1, "own, masks": 2, "own, not always": 4}
+    assert table["fit"].to_dict() == {"host": False, "soft, masks": False, "own, masks": True, "own, not always": False}
+    assert table.loc["own, masks", ["own, least", "own, most", "own, mean"]].tolist() == [4, 5, 4.5]
+    assert table["family"].tolist() == ["host", "soft", "own", "own"]
+
+
+def test_an_arm_without_all_seeds_is_refused():
+    with pytest.raises(InputError, match="own, masks"):
+        search_table(rows().drop(index=5))
+
+
+def test_the_defaults_are_what_the_rule_keeps():
+    """The arm that the rule chooses from the kept table is the pair that the book trains."""
+    found = importlib.util.spec_from_file_location("search", ROOT / "benchmarks" / "search.py")
+    search = importlib.util.module_from_spec(found)
+    found.loader.exec_module(search)
+    table = search_table(pd.read_csv(ROOT / "outputs" / "reference" / "mast-search.csv"))
+    assert set(table.index) == {"random weights", *search.ARMS}
+    kept = search.ARMS[table[table["fit"]]["mean rank"].idxmin()]
+    assert pair_spec("laptop", "vicreg", "mast") == tier_spec("laptop", **kept)
