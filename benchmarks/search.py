@@ -54,6 +54,8 @@ ARMS: dict[str, dict] = {
     "outside, masks follow the loss": {**MAST, "mask_choice": "loss"},
     "outside, contrast, no likeness term": {**MAST, **CONTRAST, "mask_diversity": 0.0},
     "outside, contrast": {**MAST, **CONTRAST},
+    "outside, contrast, margin .05": {**MAST, "mask_margin": 0.05},
+    "outside, contrast, margin .1": MAST,
     # Ordinary pairs among the isolated ones
     "mixed": MIXED,
     "mixed, 1 of 4 isolated": {**MIXED, "isolated": 0.25},

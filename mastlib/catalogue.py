@@ -42,7 +42,7 @@ SHARED_WITH_MAST = ("augmentations", "pairing", "crop_redrawn", "isolated")
 def pair_spec(tier: str, host: str, awareness: str, **changes: Any) -> RunSpec:
     """`tier_spec` of `host` with `awareness` and the pairing, or the form of its loss, that the two need together.
 
-    MAST: mixed pairs, and on a contrastive host subspace_loss "D"; LooC: its query and keys.
+    MAST: isolated pairs, and on a contrastive host subspace_loss "D"; LooC: its query and keys.
     `awareness` may be one of VARIANTS. Raises InputError, with the reason, for a pair that is refused.
     """
     check_choice("host", host, HOSTS)
@@ -50,7 +50,7 @@ def pair_spec(tier: str, host: str, awareness: str, **changes: Any) -> RunSpec:
     base, settings = VARIANTS.get(awareness, (awareness, {}))
     needs = dict(settings)
     if base == "mast":
-        needs |= {"pairing": "mixed"}
+        needs |= {"pairing": "isolate_one"}
         if host in ("moco", "simclr"):
             needs |= {"subspace_loss": "D"}
     elif base == "looc":

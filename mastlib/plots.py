@@ -202,10 +202,11 @@ def points(
     for name, marker, colour in zip(kinds, MARKERS, sns.color_palette("colorblind"), strict=False):
         part = frame[frame[kind] == name]
         ax.scatter(part[x], part[y], marker=marker, color=colour, s=36, label=name)
-    for name in chosen:
-        ax.annotate(
-            name, (frame.loc[name, x], frame.loc[name, y]), xytext=(6, 4), textcoords="offset points", fontsize=8
-        )
+    middle = (frame[x].min() + frame[x].max()) / 2
+    for name in chosen:  # on the side that has room
+        left = frame.loc[name, x] > middle
+        place: dict[str, Any] = {"xytext": (-6, 4) if left else (6, 4), "ha": "right" if left else "left"}
+        ax.annotate(name, (frame.loc[name, x], frame.loc[name, y]), textcoords="offset points", fontsize=8, **place)
     ax.set(xlabel=texts[0], ylabel=texts[1])
     figure.legend(loc="outside upper center", ncols=min(5, len(kinds)))
     return figure

@@ -14,13 +14,18 @@ QUESTIONS = (
 ALIKE = 0.5  # mean cosine of centred mask rows from which on masks count as alike
 
 
+HOST, CONTROLS = "host", {"mixed": "control, mixed pairs"}  # by family; the other arms' pairs are isolated
+ISOLATED = "control, isolated pairs"
+
+
 def search_table(rows: pd.DataFrame, augmentations: int = 5) -> pd.DataFrame:
     """A row for each arm of the search, over its seeds: subspaces that are their own, likeness, ranks, and whether it is fit.
 
     `rows`: arm, seed, QUESTIONS, and of arms with masks own_of_row, ratio, likeness, mask_mean. "mean rank": an arm's rank among
-    all by the mean over seeds, averaged over the questions. "fit": in every seed all but at most one of the `augmentations`
-    subspaces are most invariant to their own, and likeness is below ALIKE. Raises InputError
-    where an arm lacks a seed that others have.
+    all by the mean over seeds, averaged over the questions. "of three", "host's", "control's": the same among the arm, the
+    host and the control with the arm's pairs and no masks, each one's mean rank. "fit": in every seed all but at most one
+    of the `augmentations` subspaces are most invariant to their own, and likeness is below ALIKE. Raises InputError where
+    an arm lacks a seed that others have.
     """
     seeds = rows.groupby("arm")["seed"].nunique()
     if (short := seeds[seeds < rows["seed"].nunique()]).size:
@@ -37,6 +42,16 @@ def search_table(rows: pd.DataFrame, augmentations: int = 5) -> pd.DataFrame:
         },
         index=means.index,
     )  # fmt: skip
-    return table.assign(
+    table = table.assign(
         family=[arm.partition(",")[0] for arm in table.index], seeds=seeds[table.index], questions=len(QUESTIONS)
     )
+    for arm in table.index[table["own, least"].notna()]:
+        three = [arm, HOST, CONTROLS.get(table.loc[arm, "family"], ISOLATED)]
+        ranks = means.loc[three, list(QUESTIONS)].rank(ascending=False).mean(axis=1)
+        table.loc[arm, ["of three", "host's", "control's"]] = ranks.to_list()
+    return table
+
+
+def kept(table: pd.DataFrame) -> str:
+    """The arm of a `search_table` that the rule keeps: of those that are fit, the best of three, then the best of all."""
+    return str(table[table["fit"]].sort_values(["of three", "mean rank"], kind="stable").index[0])

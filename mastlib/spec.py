@@ -205,7 +205,7 @@ class RunSpec:
         mask_on="embedding", subspace_loss="B", pairing=ISOLATED,
         doc="Masks choose dimensions that vary less under their own augmentation than under the others, or follow the loss, as "
         "they do where there is no choice. Source: this book.")
-    mask_margin: float = _setting(0.05, _number(0, 10), awareness="mast", mask_choice="contrast", mask_type=BOUNDED,
+    mask_margin: float = _setting(0.1, _number(0, 10), awareness="mast", mask_choice="contrast", mask_type=BOUNDED,
         mask_on="embedding", subspace_loss="B", pairing=ISOLATED,
         doc="How much more than under the other augmentations a dimension must vary, relative to its average, to be left out by a "
         "mask that follows the contrast. Source: this book.")

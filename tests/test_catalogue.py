@@ -36,7 +36,7 @@ def test_every_host_and_every_awareness_is_described() -> None:
     assert hosts.loc["supervised", "parts"] == "classifier"
     assert hosts.loc["moco", "projector"] == "256-128"
     assert aware.loc["looc", "hosts"] == "moco"
-    assert aware.loc["mast", "adds"] == "masks, log_variance"
+    assert aware.loc["mast", "adds"] == "masks"
     assert "augself_tasks" in aware.loc["augself", "settings"]
 
 
@@ -96,7 +96,7 @@ def test_parameters_equal_a_count_by_hand() -> None:
     expander = linear_norm(d, p) + linear_norm(p, p) + p * p
     mast = frame.loc["vicreg", "mast"]
     assert mast["projector"] == expander
-    assert mast["aware"] == mast["added"] == k * p + (p * k + k)  # masks, log variances
+    assert mast["aware"] == mast["added"] == k * p  # masks
     assert mast["dropped"] == expander + mast["aware"]
     assert mast["still"] == mast["queue"] == mast["heads"] == 0
     head = linear_norm(2 * d, 512) + linear_norm(512, 512)

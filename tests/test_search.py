@@ -11,7 +11,7 @@ import pytest
 
 from mastlib.catalogue import pair_spec
 from mastlib.errors import InputError
-from mastlib.search import QUESTIONS, search_table
+from mastlib.search import QUESTIONS, kept, search_table
 from mastlib.tiers import tier_spec
 
 ROOT = Path(__file__).parents[1]
@@ -25,24 +25,42 @@ def rows() -> pd.DataFrame:
     return pd.DataFrame(
         [
             row("host", 0, 0.2), row("host", 1, 0.4),
+            row("control, isolated pairs", 0, 0.6), row("control, isolated pairs", 1, 0.58),
+            row("control, mixed pairs", 0, 0.05), row("control, mixed pairs", 1, 0.05),
             row("soft, masks", 0, 0.9, 5, 0.6), row("soft, masks", 1, 0.9, 5, 0.1),
             row("own, masks", 0, 0.5, 4, 0.1), row("own, masks", 1, 0.7, 5, 0.2),
             row("own, not always", 0, 0.1, 3, 0.1), row("own, not always", 1, 0.1, 5, 0.2),
+            row("mixed", 0, 0.25, 5, 0.1), row("mixed", 1, 0.25, 5, 0.2),
         ]
     )  # fmt: skip
 
 
 def test_ranks_and_the_two_conditions_by_hand():
     table = search_table(rows())
-    assert table["mean rank"].to_dict() == {"host": 3, "soft, masks": 1, "own, masks": 2, "own, not always": 4}
-    assert table["fit"].to_dict() == {"host": False, "soft, masks": False, "own, masks": True, "own, not always": False}
+    ranks = {
+        "soft, masks": 1,
+        "own, masks": 2,
+        "control, isolated pairs": 3,
+        "host": 4,
+        "mixed": 5,
+        "own, not always": 6,
+    }
+    assert table["mean rank"].to_dict() == {**ranks, "control, mixed pairs": 7}
+    fit = [arm for arm, yes in table["fit"].items() if yes]
+    assert fit == ["own, masks", "mixed"]
     assert table.loc["own, masks", ["own, least", "own, most", "own, mean"]].tolist() == [4, 5, 4.5]
-    assert table["family"].tolist() == ["host", "soft", "own", "own"]
+    assert table["family"].tolist() == ["host", "control", "control", "soft", "own", "own", "mixed"]
+    of_three = ["of three", "host's", "control's"]
+    assert table.loc["own, masks", of_three].tolist() == [1, 3, 2]
+    assert table.loc["mixed", of_three].tolist() == [2, 1, 3]  # with its own control
+    assert kept(table) == "own, masks"
+    for rank, best in ((0, "mixed"), (1, "own, masks")):  # of two alike, the one that is better of all
+        assert kept(table.assign(**{"of three": table["of three"].where(table.index != "mixed", rank)})) == best
 
 
 def test_an_arm_without_all_seeds_is_refused():
     with pytest.raises(InputError, match="own, masks"):
-        search_table(rows().drop(index=5))
+        search_table(rows().drop(index=9))
 
 
 def test_the_defaults_are_what_the_rule_keeps():
@@ -52,5 +70,4 @@ def test_the_defaults_are_what_the_rule_keeps():
     found.loader.exec_module(search)
     table = search_table(pd.read_csv(ROOT / "outputs" / "reference" / "mast-search.csv"))
     assert set(table.index) == {"random weights", *search.ARMS}
-    kept = search.ARMS[table[table["fit"]]["mean rank"].idxmin()]
-    assert pair_spec("laptop", "vicreg", "mast") == tier_spec("laptop", **kept)
+    assert pair_spec("laptop", "vicreg", "mast") == tier_spec("laptop", **search.ARMS[kept(table)])
