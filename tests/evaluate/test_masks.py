@@ -16,7 +16,7 @@ TINY = {
 
 
 def test_masks_of_a_run():
-    masks = read_masks(fit(RunSpec(**TINY, awareness="mast", pairing="isolate_one"), progress=False))
+    masks = read_masks(fit(RunSpec(**TINY, awareness="mast", pairing="isolate_one", mask_init=0.9), progress=False))
     assert masks.shape == (5, 12) and 0.8 < masks.mean() < 1
     with pytest.raises(InputError, match="mast"):
         read_masks(fit(RunSpec(**TINY), progress=False))

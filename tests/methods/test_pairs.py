@@ -36,8 +36,8 @@ def test_two_epochs_of_a_pair(pair: tuple[str, str], tmp_path: Path, monkeypatch
     taken: list[int] = []
 
     def ended(spec: RunSpec, step: int, per_epoch: int) -> float:
-        if step == steps and steps not in taken:  # the first process ends as the second epoch begins
-            taken.append(steps)
+        if step == steps + 1 and step not in taken:  # the first process ends in its second epoch
+            taken.append(step)
             raise KeyboardInterrupt
         taken.append(step)
         return learning_rate(spec, step, per_epoch)
