@@ -38,7 +38,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[
 def newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Tensors and facts of the last checkpoint in `folder` that is whole; None where there is none."""
     for path in reversed(found(folder)):
-        with contextlib.suppress(OSError, ValueError, KeyError, safetensors.SafetensorError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
             with safetensors.safe_open(path, framework="pt") as handle:
                 header = handle.metadata()
                 tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118

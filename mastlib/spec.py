@@ -63,14 +63,6 @@ def _weights(name: str, value: Any) -> tuple[float, ...]:
     return tuple(check_float(f"{name}[{i}]", weight, 0, 1000) for i, weight in enumerate(value))
 
 
-SPEAKING = (
-    "composed",
-    "isolate_one",
-    "isolate_each",
-    "mixed",
-)  # pairings whose pairs speak of augmentations, each of its own
-
-
 ISOLATED = ("isolate_one", "isolate_each", "mixed")  # pairings with pairs that are made for one augmentation
 BOUNDED = ("sigmoid", "hard")  # learned masks that cannot grow for ever
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from mastlib import checkpoints
@@ -49,6 +50,7 @@ def test_a_cut_file_and_foreign_files_do_not_count(tmp_path: Path) -> None:
     path = checkpoints.found(tmp_path)[0]
     path.write_bytes(path.read_bytes()[:-3])
     (tmp_path / "other.safetensors").write_bytes(b"")
+    (tmp_path / f"{2:012d}.safetensors").write_bytes(safetensors.torch.save(TENSORS))  # without the header
     assert checkpoints.newest(tmp_path) is None
 
 
