@@ -2,7 +2,7 @@
 
     python benchmarks/methods.py [--json FILE] [--backbone resnet_small --stem patch --size 32 --repeats 5]
 
-Both arms of a pair see the same images and use the same augmentations; making the views is part of the step (MAST needs
+A host and the arms on it see the same images and use the same augmentations; making the views is part of the step (MAST needs
 isolated pairs, LooC a view for each augmentation and two more). Their steps take turns, in reversed order every other
 time, so that a machine that slows does so for both; `time` is the median over the rounds of arm over host. Memory is
 that of a fresh process for each arm: its peak over a few steps, less what it held before them, which is views,
@@ -40,7 +40,7 @@ GROUPS = {
     "simsiam": ("moco_v2", ["augself", "cassle"]),
     "moco": ("moco_v2", ["augself", "cassle", "looc", "looc++"]),
 }
-MEMORY_STEPS = 3
+MEMORY_STEPS = 2  # the second one has the optimiser's state from its beginning
 
 
 def spec_of(options: argparse.Namespace, host: str, awareness: str) -> RunSpec:
@@ -113,37 +113,33 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each arm, printed when it is known."""
-    specs = {(host, one): spec_of(options, host, one) for host, (_, more) in GROUPS.items() for one in ("none", *more)}
-    specs = {arm: resolve(spec) for arm, spec in specs.items()}
-    memory: dict[tuple[str, str], int] = {}
+    """A row for each arm, printed when it is known: all are timed first, since memory may be read on a machine that works."""
     images = pretraining_images("openemoji", options.batch, options.size)
     images = images.to("cuda" if torch.cuda.is_available() else "cpu")
     rows = []
-    print(f"{'host':10}{'arm':10}{'K':>3}{'host s':>9}{'arm s':>9}{'time':>7}{'range':>14}{'host MB':>9}{'arm MB':>9}")
-    for host, awareness in specs:
-        if awareness == "none":
-            continue
-        pair = {one: specs[host, one] for one in ("none", awareness)}
-        seconds = step_seconds(pair, images, options.repeats)
-        middle, least, greatest = ratio(seconds, awareness, "none")
-        host_seconds, arm_seconds = (statistics.median(seconds[one]) for one in pair)
-        for one in pair:
-            if (host, one) not in memory:
-                memory[host, one] = peak_bytes(options, host, one)
-        host_mb, arm_mb = (memory[host, one] / 1e6 for one in pair)
-        spec = specs[host, awareness]
-        row = {"host": host, "awareness": awareness, "augmentations": spec.augmentations}
-        count = len(get_pipeline(spec.augmentations, spec.image_size).names)
-        row |= {"count": count, "precision": spec.precision, "memory_format": spec.memory_format}
-        row |= {"host_seconds": host_seconds, "seconds": arm_seconds, "time": middle, "least": least}
-        row |= {"greatest": greatest, "host_megabytes": host_mb, "megabytes": arm_mb, "memory": arm_mb / host_mb}
-        rows.append(row)
-        print(
-            f"{host:10}{awareness:10}{count:3d}{host_seconds:9.3f}{arm_seconds:9.3f}{middle:7.2f}"
-            f"{f'{least:.2f}-{greatest:.2f}':>14}{host_mb:9.0f}{arm_mb:9.0f}",
-            flush=True,
-        )
+    print(f"{'host':10}{'arm':10}{'K':>3}{'host s':>9}{'arm s':>9}{'time':>7}{'range':>14}")
+    for host, (augmentations, more) in GROUPS.items():
+        specs = {one: resolve(spec_of(options, host, one)) for one in ("none", *more)}
+        count = len(get_pipeline(augmentations, options.size).names)
+        seconds = step_seconds(specs, images, options.repeats)
+        middle = {one: statistics.median(seconds[one]) for one in specs}
+        for awareness in more:
+            time, least, greatest = ratio(seconds, awareness, "none")
+            row = {"host": host, "awareness": awareness, "augmentations": augmentations, "count": count}
+            row |= {name: getattr(specs[awareness], name) for name in ("precision", "memory_format")}
+            row |= {"host_seconds": middle["none"], "seconds": middle[awareness]}
+            rows.append(row | {"time": time, "least": least, "greatest": greatest})
+            print(
+                f"{host:10}{awareness:10}{count:3d}{middle['none']:9.3f}{middle[awareness]:9.3f}{time:7.2f}"
+                f"{f'{least:.2f}-{greatest:.2f}':>14}",
+                flush=True,
+            )
+    print(f"{'host':10}{'arm':10}{'host MB':>9}{'arm MB':>9}{'memory':>8}")
+    hosts = {host: peak_bytes(options, host, "none") / 1e6 for host in GROUPS}
+    for row in rows:
+        before, after = hosts[row["host"]], peak_bytes(options, row["host"], row["awareness"]) / 1e6
+        row |= {"host_megabytes": before, "megabytes": after, "memory": after / before}
+        print(f"{row['host']:10}{row['awareness']:10}{before:9.0f}{after:9.0f}{row['memory']:8.2f}", flush=True)
     return rows
 
 

@@ -1,9 +1,10 @@
-"""What the search for MAST's settings came to: its questions, its table, its rule."""
+"""What the searches for settings came to: their questions, their tables, and the rule of MAST's."""
 
 from __future__ import annotations
 
 import pandas as pd
 
+from mastlib import stats
 from mastlib.errors import refuse
 
 #: Asked on validation concepts and by no page: see benchmarks/search.py.
@@ -11,6 +12,8 @@ QUESTIONS = (
     "people", "vendor", "value", "light_strength", "light_saturation", "background_value", "background_saturation",
     "background_angle",
 )  # fmt: skip
+#: Those that colour operations take away.
+COLOUR_QUESTIONS = ("value", "light_strength", "light_saturation", "background_value", "background_saturation")
 ALIKE = 0.5  # mean cosine of centred mask rows from which on masks count as alike
 
 
@@ -55,3 +58,27 @@ def search_table(rows: pd.DataFrame, augmentations: int = 5) -> pd.DataFrame:
 def kept(table: pd.DataFrame) -> str:
     """The arm of a `search_table` that the rule keeps: of those that are fit, the best of three, then the best of all."""
     return str(table[table["fit"]].sort_values(["of three", "mean rank"], kind="stable").index[0])
+
+
+def change_table(rows: pd.DataFrame, hosts: dict[str, str]) -> pd.DataFrame:
+    """What each arm of `hosts` (arm -> the arm it is compared with) changes, paired by seed, in points of the score.
+
+    "colour", "other": the change of the mean over COLOUR_QUESTIONS and over the other QUESTIONS, each with the bounds "low" and
+    "high" of its 95% interval; n: seeds that both have. `rows` as in `search_table`.
+    Raises InputError where an arm and its host share no seed.
+    """
+    other = [name for name in QUESTIONS if name not in COLOUR_QUESTIONS]
+    scores = {"colour": rows[list(COLOUR_QUESTIONS)].mean(axis=1), "other": rows[other].mean(axis=1)}
+    table = []
+    for arm, host in hosts.items():
+        row: dict[str, float | str] = {"arm": arm, "compared with": host}
+        for name, values in scores.items():
+            mine, theirs = (
+                values[rows["arm"] == one].set_axis(rows.loc[rows["arm"] == one, "seed"]) for one in (arm, host)
+            )
+            if not set(mine.index) & set(theirs.index):
+                raise refuse("rows", f"{arm} and {host}", "at least one seed that both have")
+            change = stats.paired_difference(100 * mine, 100 * theirs)
+            row |= {name: change.mean, f"{name}, low": change.low, f"{name}, high": change.high, "n": change.n}
+        table.append(row)
+    return pd.DataFrame(table).set_index("arm")

@@ -176,6 +176,9 @@ class RunSpec:
         doc="Layers of the network that reads the descriptor. Source: Przewięźlikowski et al. 2024 (code).")
     condition_width: int = _setting(64, _integer(1, 8192), awareness="cassle",
         doc="Width of that network. Source: Przewięźlikowski et al. 2024 (code).")
+    condition_given: str = _setting("own", _choice("own", "another"), awareness="cassle",
+        doc="Whose descriptor the projector is told: the view's own, or that of another image's view (a control). "
+        "Source: own: Przewięźlikowski et al. 2024; another: this book.")
 
     looc_stages: bool = _setting(False, _choice(False, True), awareness="looc",
         doc="LooC++: each space has its own copy of the last residual stage, and what transfers is the concatenation of all. "

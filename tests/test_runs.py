@@ -66,6 +66,7 @@ CHANGES = {
     "augself_weights": {"awareness": "augself", "augself_weights": [1, 2]},
     "condition_on": {"awareness": "cassle", "condition_on": ["crop"]},
     "condition_mode": {"awareness": "cassle", "condition_mode": "add"},
+    "condition_given": {"awareness": "cassle", "condition_given": "another"},
     "condition_depth": {"awareness": "cassle", "condition_depth": 2},
     "condition_width": {"awareness": "cassle", "condition_width": 8}, "mask_on": {"mask_on": "representation"},
     "mask_choice": {"mask_choice": "loss"}, "mask_diversity": {"mask_diversity": 1}, "mask_margin": {"mask_margin": 0.3},

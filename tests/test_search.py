@@ -11,7 +11,7 @@ import pytest
 
 from mastlib.catalogue import pair_spec
 from mastlib.errors import InputError
-from mastlib.search import QUESTIONS, kept, search_table
+from mastlib.search import COLOUR_QUESTIONS, QUESTIONS, change_table, kept, search_table
 from mastlib.tiers import tier_spec
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +58,28 @@ def test_ranks_and_the_two_conditions_by_hand():
         assert kept(table.assign(**{"of three": table["of three"].where(table.index != "mixed", rank)})) == best
 
 
+def test_changes_are_paired_by_seed_against_scipy():
+    from scipy.stats import ttest_rel
+
+    noise = np.random.default_rng(0)
+    table = pd.DataFrame([{"arm": arm, "seed": seed} for seed in range(4) for arm in ("with", "host")])
+    for name in QUESTIONS:
+        table[name] = noise.normal(size=len(table)).round(3)
+    changes = change_table(table.sample(frac=1, random_state=0), {"with": "host"})
+    for kind, names in {
+        "colour": COLOUR_QUESTIONS,
+        "other": [q for q in QUESTIONS if q not in COLOUR_QUESTIONS],
+    }.items():
+        scores = {arm: 100 * part.sort_values("seed")[list(names)].mean(axis=1) for arm, part in table.groupby("arm")}
+        test = ttest_rel(scores["with"].to_numpy(), scores["host"].to_numpy())
+        low, high = test.confidence_interval()
+        found = changes.loc["with", [kind, f"{kind}, low", f"{kind}, high", "n"]].tolist()
+        mean = (scores["with"].to_numpy() - scores["host"].to_numpy()).mean()
+        np.testing.assert_allclose(np.array(found, dtype=float), [mean, low, high, 4])
+    with pytest.raises(InputError, match="with and host"):
+        change_table(table[(table["arm"] == "with") | (table["seed"] > 3)], {"with": "host"})
+
+
 def test_an_arm_without_all_seeds_is_refused():
     with pytest.raises(InputError, match="own, masks"):
         search_table(rows().drop(index=9))
@@ -69,5 +91,5 @@ def test_the_defaults_are_what_the_rule_keeps():
     search = importlib.util.module_from_spec(found)
     found.loader.exec_module(search)
     table = search_table(pd.read_csv(ROOT / "outputs" / "reference" / "mast-search.csv"))
-    assert set(table.index) == {"random weights", *search.ARMS}
-    assert pair_spec("laptop", "vicreg", "mast") == tier_spec("laptop", **search.ARMS[kept(table)])
+    assert set(table.index) == {"random weights", *search.MAST_ARMS}
+    assert pair_spec("laptop", "vicreg", "mast") == tier_spec("laptop", **search.MAST_ARMS[kept(table)])

@@ -27,8 +27,8 @@ class CASSLE(Awareness):
     - "concat" pi([e, g(omega)]);  "raw" pi([e, omega]), a control;  "add" pi(e + g(omega));  "multiply" pi(e * g(omega))
     - "hypernetwork" pi's weights are h(omega), another pi for each image.
 
-    Nothing else of the host changes; its slow copy, where it has one, is told of its own view. Source: section 3 and the
-    authors' code.
+    Nothing else of the host changes; its slow copy, where it has one, is told of its own view. As a control a view may be given
+    the descriptor of another image's view [condition_given]. Source: section 3 and the authors' code.
     Raises InputError for a key that the pipeline has no augmentation for, and for a hypernetwork that is too large.
     """
 
@@ -41,12 +41,14 @@ class CASSLE(Awareness):
                     "condition_on", list(self.keys), f"parts that the pipeline has: {', '.join(augmentations)}"
                 )
         self.wants_color_diff = "color_diff" in self.keys
-        self.mode, self.batch_size = spec.condition_mode, spec.batch_size
+        self.mode, self.given, self.batch_size = spec.condition_mode, spec.condition_given, spec.batch_size
         self.width, self.layers = spec.condition_width, [spec.condition_width] * (spec.condition_depth - 1)
         self.length = sum(DESCRIPTORS[key] for key in self.keys)
 
     def conditions(self, views: Views) -> list[Tensor | None]:
-        return list(descriptors(views, self.keys))
+        told = descriptors(views, self.keys)
+        # The next image's: batches are drawn in random order, so it is as true of this image as any other.
+        return list(told if self.given == "own" else told.roll(1, dims=1))
 
     def projector(self, sizes: Sequence[int], last: str) -> nn.Module:
         dim, *rest = sizes

@@ -151,6 +151,14 @@ def test_each_view_is_told_its_own_descriptor(mode):
         assert not torch.allclose(swapped.embeddings[i], encoded.embeddings[i])
 
 
+def test_the_control_tells_each_view_of_another_image_s():
+    views = views_of()
+    own, others = (torch.stack(build(condition_given=given).aware.conditions(views)) for given in ("own", "another"))
+    torch.testing.assert_close(own, descriptors(views, KEYS), rtol=0, atol=0)
+    torch.testing.assert_close(others, own[:, [N - 1, *range(N - 1)]], rtol=0, atol=0)
+    assert not any(torch.equal(others[v, i], own[v, i]) for v in range(2) for i in range(N))
+
+
 @pytest.mark.parametrize("host", ["moco", "byol"])
 def test_the_slow_projector_is_told_of_its_own_view(host):
     method, views = build(host).eval(), views_of()
@@ -212,6 +220,7 @@ def test_keys_are_stored_sorted():
         ({"condition_on": ("crop", "crop")}, "condition_on"),
         ({"condition_on": ()}, "condition_on"),
         ({"condition_mode": "film"}, "condition_mode"),
+        ({"condition_given": "none"}, "condition_given"),
         ({"host": "supervised", "projector": ()}, "CASSLE tells a projector"),
         ({"awareness": "none"}, "no effect"),
     ],
