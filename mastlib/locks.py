@@ -8,18 +8,48 @@ import io
 import json
 import os
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from mastlib.errors import InputError
 from mastlib.files import disk
+
+BEAT = 10.0  # seconds between two signs of life
+STALE = 60.0  # seconds without one after which an owner counts as gone
+POLL = 1.0  # seconds between two looks of a process that waits, at most
+
+
+class Held:
+    """The lock of `path`, as its owner sees it."""
+
+    def __init__(self, handle: io.TextIOWrapper, path: Path) -> None:
+        self.handle, self.path = handle, path
+
+    def check(self) -> None:
+        """Raises InputError where another process took the lock over, because this one gave no sign of life."""
+        if not self.mine():
+            raise InputError(
+                f"{self.path.stem} was taken over by another process, after {STALE:g} s without a sign of life of this one"
+            )
+
+    def mine(self) -> bool:
+        """Whether the file at `path` is still the one that was locked."""
+        try:
+            return os.path.samestat(os.fstat(self.handle.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
 
 
 @contextlib.contextmanager
-def alone(target: Path) -> Iterator[None]:
+def alone(target: Path) -> Iterator[Held]:
     """Hold `<target>.lock` for the block, after waiting for its owner, named in one printed line, if there is one.
 
-    The operating system frees the lock of an owner that dies. Raises InputError where the file cannot be written.
+    The operating system frees the lock of an owner that dies. One that is stopped, or whose children keep the file open, loses it
+    when it has given no sign of life for STALE seconds; it learns so from `Held.check`.
+    Raises InputError where the file cannot be written.
     """
     path, told = target.with_name(f"{target.name}.lock"), False
     while True:
@@ -27,37 +57,72 @@ def alone(target: Path) -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - its block is the next statement
         with handle:
+            held = Held(handle, path)
             with disk(path):
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    if not told:
-                        print(f"{target.name} is being made by {_owner(handle)}; waiting for it", flush=True)
-                        told = True
-                    fcntl.flock(handle, fcntl.LOCK_EX)
-            if not _is_at(handle, path):
+                told = _wait(held, told)
+            if not held.mine():
                 continue  # the last owner deleted the file, and a lock on a deleted file keeps nobody out
             try:
-                _sign(handle, path)
-                yield
+                with disk(path):
+                    _sign(handle)
+                with _beating(handle):
+                    yield held
             finally:
-                path.unlink(missing_ok=True)
+                if held.mine():
+                    path.unlink(missing_ok=True)
             return
 
 
-def _is_at(handle: io.TextIOWrapper, path: Path) -> bool:
+def _wait(held: Held, told: bool) -> bool:
+    """Wait until the lock is free, its file is another one, or its owner gone; whether the reader has been told."""
+    seen, since, pause = None, time.monotonic(), 0.002
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(held.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return told
+        if not held.mine():
+            return told
+        name, owner = held.path.stem, _owner(held.handle)
+        if not told:
+            print(f"{name} is being made by {owner}; waiting for it", flush=True)
+            told = True
+        # By this process's own clock: those of two machines may differ.
+        beat = os.fstat(held.handle.fileno()).st_mtime_ns
+        if beat != seen:
+            seen, since = beat, time.monotonic()
+        elif time.monotonic() - since > STALE:
+            print(f"{name}: no sign of life of {owner} for {STALE:g} s; going on without it", flush=True)
+            if held.mine():
+                held.path.unlink(missing_ok=True)
+            return told
+        time.sleep(pause)
+        pause = min(2 * pause, POLL)
+
+
+@contextlib.contextmanager
+def _beating(handle: io.TextIOWrapper) -> Iterator[None]:
+    """Within the block the file is touched every BEAT seconds."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT):
+            with contextlib.suppress(OSError):  # the disk is gone for a while; the file's age will tell
+                os.utime(handle.fileno())
+
+    thread = threading.Thread(target=beat, name=f"lock of {handle.name}", daemon=True)
+    thread.start()
     try:
-        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
-def _sign(handle: io.TextIOWrapper, path: Path) -> None:
+def _sign(handle: io.TextIOWrapper) -> None:
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    with disk(path):
-        handle.truncate(0)
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "started": started}, handle)
-        handle.flush()
+    handle.truncate(0)
+    json.dump({"host": socket.gethostname(), "pid": os.getpid(), "started": started}, handle)
+    handle.flush()
 
 
 def _owner(handle: io.TextIOWrapper) -> str:

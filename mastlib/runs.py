@@ -28,7 +28,7 @@ from mastlib import checkpoints
 from mastlib.closure import combine
 from mastlib.errors import InputError, check_choice, refuse
 from mastlib.files import atomic, disk, outputs_dir, write_text
-from mastlib.locks import alone
+from mastlib.locks import Held, alone
 from mastlib.provenance import git_state, hardware, versions
 from mastlib.spec import RunSpec
 
@@ -117,8 +117,8 @@ class RunStore:
         """
         if identity != run_id(spec, data, closure):
             raise refuse("run id", identity, "the identity of this spec, data and code")
-        with alone(self.folder(identity)):
-            writer = RunWriter(self.folder(identity), spec, data, closure, self.finished(identity))
+        with alone(self.folder(identity)) as held:
+            writer = RunWriter(self.folder(identity), spec, data, closure, self.finished(identity), held)
             try:
                 yield writer
                 writer.interrupted("ended before it was finished")
@@ -134,9 +134,9 @@ class RunWriter:
     """
 
     def __init__(
-        self, target: Path, spec: RunSpec, data: str, closure: Mapping[str, str], finished: Run | None
+        self, target: Path, spec: RunSpec, data: str, closure: Mapping[str, str], finished: Run | None, held: Held
     ) -> None:
-        self.target, self.finished = target, finished
+        self.target, self.finished, self.held = target, finished, held
         self.folder = target.with_name(f".{target.name}.partial")
         self._columns: list[str] | None = None
         self._begun = time.monotonic()
@@ -174,7 +174,11 @@ class RunWriter:
         self._columns = columns
 
     def checkpoint(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Keep what the run needs to go on from `step`, with the rows of metrics.csv so far. Raises InputError (full disk)."""
+        """Keep what the run needs to go on from `step`, with the rows of metrics.csv so far.
+
+        Raises InputError where the disk is full, or another process has taken the run over.
+        """
+        self.held.check()
         rows = (self.folder / "metrics.csv").read_text(encoding="utf-8")
         checkpoints.save(self.folder / RESUME, step, tensors, {**facts, "metrics": rows})
 
@@ -192,9 +196,11 @@ class RunWriter:
         """Store both state dicts and run.json, and give the folder its name: from here on the run is finished.
 
         `info` joins what the writer knows itself (git state, versions, seed, ...) and may say `seconds` better.
-        Raises InputError for an unknown status, an `info` that contradicts the writer, or a disk that is full.
+        Raises InputError for an unknown status, an `info` that contradicts the writer, a disk that is full, or where another
+        process has taken the run over.
         """
         check_choice("status", status, FINISHED)
+        self.held.check()
         clash = sorted({"status", "finished", "files", *self._info} & set(info))
         if clash:
             raise refuse("info", clash, "names that the store does not write itself")
@@ -220,8 +226,8 @@ class RunWriter:
         return self.finished
 
     def interrupted(self, reason: str) -> None:
-        """Say in the working folder's run.json, if the disk lets us, that the run did not end; nothing if it did."""
-        if self.finished is None:
+        """Say in the working folder's run.json, if the disk lets us, that the run did not end; nothing if it did or is not ours."""
+        if self.finished is None and self.held.mine():
             with contextlib.suppress(InputError):
                 self._end("interrupted", reason=reason)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -24,11 +25,10 @@ except ImportError:  # the same class from its own, smaller package
 from mastlib.augment.kernels import can_compile
 from mastlib.augment.pipeline import Pipeline, Views
 from mastlib.augment.presets import get_pipeline
-from mastlib.checkpoints import load_optimizer, optimizer_tensors
 from mastlib.closure import source_closure
 from mastlib.data import bank
 from mastlib.data.pools import load_pool, pretraining_images, pretraining_labels
-from mastlib.errors import InputError
+from mastlib.errors import InputError, check_float
 from mastlib.evaluate.features import extract
 from mastlib.files import outputs_dir, write_text
 from mastlib.methods import build_method, modules_of
@@ -36,7 +36,9 @@ from mastlib.methods.base import Method, layout_of
 from mastlib.monitors import collapsed, effective_rank, knn_accuracy
 from mastlib.optim import build_optimizer, learning_rate, peak_lr, set_learning_rate, trainable
 from mastlib.progress import bar
+from mastlib.resume import Keeper
 from mastlib.runs import Run, RunStore, RunWriter, run_id
+from mastlib.signals import noted
 from mastlib.spec import RunSpec
 from mastlib.transfer import backbone_of, stages_of
 
@@ -145,13 +147,19 @@ def generator(*numbers: int, device: torch.device | str = "cpu") -> torch.Genera
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "little") % 2**63)
 
 
-def fit(spec: RunSpec, *, progress: bool = True, store: RunStore | None = None) -> Run:
+def fit(
+    spec: RunSpec, *, progress: bool = True, store: RunStore | None = None, checkpoint_seconds: float = 180.0
+) -> Run:
     """The finished run of `spec`: read from the store if it is there, trained if not.
+
+    A run that was ended goes on from its last checkpoint, made every `checkpoint_seconds`, at the end of epochs, and on SIGINT and
+    SIGTERM, which stop it after the step that runs; it ends with the bits that it would have had.
 
     The status in `run.info` is "ok", "collapsed" (`monitors.collapsed`) or "diverged" (a loss or gradient that is not
     finite ends the run; `run.info["reason"]` names step and part). Two processes that ask for one run train it once.
     Raises InputError before any training where the spec cannot be run.
     """
+    check_float("checkpoint_seconds", checkpoint_seconds, 0, math.inf)
     spec, store = resolve(spec), store or RunStore()
     pipeline = get_pipeline(spec.augmentations, spec.image_size, spec.without, compiled=spec.compile == "on")
     closure = source_closure("mastlib.training", *modules_of(spec))
@@ -166,14 +174,20 @@ def fit(spec: RunSpec, *, progress: bool = True, store: RunStore | None = None) 
     with store.writer(identity, spec, data=bank.fingerprint(), closure=closure) as writer:
         if writer.finished is not None:  # another process trained it while this one waited
             return writer.finished
-        _train(spec, pipeline, method, labels, writer, progress)
+        _train(spec, pipeline, method, labels, writer, progress, checkpoint_seconds)
     run = store.finished(identity)
     assert run is not None
     return run
 
 
 def _train(
-    spec: RunSpec, pipeline: Pipeline, method: Method, labels: Tensor, writer: RunWriter, progress: bool
+    spec: RunSpec,
+    pipeline: Pipeline,
+    method: Method,
+    labels: Tensor,
+    writer: RunWriter,
+    progress: bool,
+    checkpoint_seconds: float,
 ) -> None:
     """Train `method` from its first step, or an earlier process's last checkpoint, to its last step, or to the first loss or
     gradient that is not finite."""
@@ -185,16 +199,18 @@ def _train(
     steps = spec.images // spec.batch_size
     room: Tensor | None = None  # the views' memory, used again at every step
     status, reason, watched = "ok", "", {"rank": math.nan, "knn": math.nan}
-    begun, training_seconds = _resume(method, optimizer, writer)
-    with bar(spec.epochs * steps, f"{named(spec)} seed {spec.seed}", show=progress) as shown:
-        shown.update(begun * steps)
-        for epoch in range(begun, spec.epochs):
-            start = time.perf_counter()
+    keeper = Keeper(writer, method, optimizer, checkpoint_seconds)
+    place = keeper.restore()
+    with noted() as asked, bar(spec.epochs * steps, f"{named(spec)} seed {spec.seed}", show=progress) as shown:
+        shown.update(place.epoch * steps + place.position)
+        while place.epoch < spec.epochs:
+            epoch, start = place.epoch, time.perf_counter()
             method.train()
-            sums: dict[str, float] = {}
             try:
-                for position, batch in enumerate(batches(spec.seed, epoch, len(images), spec.batch_size)):
-                    step = epoch * steps + position
+                for batch in itertools.islice(
+                    batches(spec.seed, epoch, len(images), spec.batch_size), place.position, None
+                ):
+                    step = epoch * steps + place.position
                     set_learning_rate(optimizer, learning_rate(spec, step, steps), peak_lr(spec))
                     draw = generator(spec.seed, epoch, step, device=fabric.device)
                     views = make_views(spec, method, pipeline, images[batch].to(fabric.device), draw, room)
@@ -204,11 +220,16 @@ def _train(
                     fabric.backward(parts["loss"])
                     values = _finite(method, parts, step)
                     optimizer.step()
-                    sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
+                    place.add(values)
                     shown.update()
+                    if asked.number is not None or keeper.due():
+                        place.seconds += time.perf_counter() - start
+                        keeper.save(place, step + 1)
+                        asked.obey()
+                        start = time.perf_counter()
             except Diverged as problem:
                 status, reason = "diverged", str(problem)
-            training_seconds += time.perf_counter() - start
+            place.seconds += time.perf_counter() - start
             if status == "diverged":
                 break
             last = epoch == spec.epochs - 1
@@ -218,15 +239,15 @@ def _train(
             except InputError as problem:  # the last step broke the weights; no later loss would show it
                 status, reason = "diverged", f"epoch {epoch + 1}: {problem}"
                 break
-            means = {name: total / steps for name, total in sums.items()}
+            means = {name: total / steps for name, total in place.sums.items()}
             lr = learning_rate(spec, (epoch + 1) * steps, steps)
-            rate = spec.images * (epoch + 1) / training_seconds
-            writer.log(epoch=epoch + 1, lr=lr, **means, **watched, seconds=training_seconds, images_per_second=rate)
+            rate = spec.images * (epoch + 1) / place.seconds
+            writer.log(epoch=epoch + 1, lr=lr, **means, **watched, seconds=place.seconds, images_per_second=rate)
             shown.set_postfix_str(f"loss {means['loss']:.3f}", refresh=False)
-            if not last:
-                state = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
-                state |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(optimizer).items()}
-                writer.checkpoint((epoch + 1) * steps, state, {"epoch": epoch + 1, "seconds": training_seconds})
+            place.turn()
+            if not last and (asked.number is not None or keeper.due(epoch_ended=True)):
+                keeper.save(place, place.epoch * steps)
+                asked.obey()
     if status == "ok" and collapsed(means["embedding_std"], watched["rank"]):
         status, reason = (
             "collapsed",
@@ -236,32 +257,13 @@ def _train(
         "reason": reason,
         "device": str(fabric.device),
         "augmentations": list(pipeline.names),
-        "seconds": training_seconds,
-        "images_per_second": spec.images * spec.epochs / training_seconds if status != "diverged" else math.nan,
+        "seconds": place.seconds,
+        "images_per_second": spec.images * spec.epochs / place.seconds if status != "diverged" else math.nan,
         "peak_memory": _peak_memory(fabric.device),
         "parameters": sum(p.numel() for p in method.parameters()),
         "backbone_parameters": sum(p.numel() for p in method.backbone.parameters()),
     }
     writer.finish(status, info, backbone=method.backbone.state_dict(), method=method.state_dict())
-
-
-def _resume(method: Method, optimizer: torch.optim.Optimizer, writer: RunWriter) -> tuple[int, float]:
-    """Put back the last checkpoint, if there is one: epochs that are done, and the seconds they took.
-
-    Views and order are functions of (seed, epoch, step) and all other state is in `method` or `optimizer`, so what follows is
-    what would have followed.
-    """
-    found = writer.resume()
-    if found is None:
-        return 0, 0.0
-    tensors, facts = found
-    of = {part: {k.removeprefix(part): t for k, t in tensors.items() if k.startswith(part)} for part in _STATE}
-    method.load_state_dict(of["method."], strict=True)
-    load_optimizer(optimizer, of["optimizer."])
-    return facts["epoch"], facts["seconds"]
-
-
-_STATE = ("method.", "optimizer.")
 
 
 def named(spec: RunSpec) -> str:

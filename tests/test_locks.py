@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from mastlib import locks
 from mastlib.errors import InputError
 from mastlib.locks import alone
 
@@ -19,6 +20,22 @@ from mastlib.locks import alone
 with alone(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
+"""
+
+CHECK = """
+import os, pathlib, sys, time
+from mastlib.errors import InputError
+from mastlib.locks import alone
+with alone(pathlib.Path(sys.argv[1])) as held:
+    child = os.fork() if "child" in sys.argv[2] else 0
+    if "child" in sys.argv[2] and child == 0:
+        time.sleep(60)
+    print("held", child, flush=True)
+    sys.stdin.readline()
+    try:
+        held.check()
+    except InputError as error:
+        print(error, flush=True)
 """
 
 
@@ -70,6 +87,50 @@ def test_a_killed_owner_frees_the_lock_and_the_waiting_is_said_once(tmp_path, ow
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith(f"thing is being made by process {owner.pid} on ")
+
+
+@pytest.mark.parametrize("why", ["stopped", "its child keeps the file open"])
+def test_an_owner_without_a_sign_of_life_is_taken_over_and_learns_so(why, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(locks, "STALE", 1.0)
+    command = [sys.executable, "-c", CHECK, str(tmp_path / "thing"), why]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        first = process.stdout.readline().split()
+        assert first[0] == "held"
+        process.send_signal(signal.SIGSTOP if why == "stopped" else signal.SIGKILL)
+        begun = time.monotonic()
+        with alone(tmp_path / "thing") as held:
+            assert time.monotonic() - begun > 1.0
+            held.check()
+            if why == "stopped":  # its word comes from `check`, and the file of the new owner stays
+                process.send_signal(signal.SIGCONT)
+                assert process.communicate("\n")[0].startswith("thing was taken over by another process")
+            else:
+                os.kill(int(first[1]), signal.SIGKILL)
+            held.check()
+            assert json.loads((tmp_path / "thing.lock").read_text())["pid"] == os.getpid()
+    waiting, going_on = capsys.readouterr().out.splitlines()
+    assert f"process {process.pid} on " in waiting and f"no sign of life of process {process.pid} on " in going_on
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_owner_that_beats_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "STALE", 0.5)
+    monkeypatch.setattr(locks, "BEAT", 0.05)
+    monkeypatch.setattr(locks, "POLL", 0.05)
+    order = []
+
+    def wait():
+        with alone(tmp_path / "thing"):
+            order.append("second")
+
+    with alone(tmp_path / "thing") as held:
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(2)
+        held.check()
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
 
 
 def test_no_two_threads_are_inside_at_once(tmp_path):

@@ -2,8 +2,10 @@
 
 import json
 import math
+import signal
 import subprocess
 import sys
+import threading
 from functools import partial
 
 import pandas as pd
@@ -47,9 +49,19 @@ def test_the_same_spec_gives_bit_equal_weights_and_metrics(spec, tmp_path):
     assert a.metrics().drop(columns=timing).equals(b.metrics().drop(columns=timing))
 
 
+def same(a, b):
+    """Two runs with the same weights and metrics, timing apart, to the last bit."""
+    for part in ("backbone", "method"):
+        name = f"{part}.safetensors"
+        assert (a.folder / name).read_bytes() == (b.folder / name).read_bytes()
+    timing = ["seconds", "images_per_second"]
+    pd.testing.assert_frame_equal(a.metrics().drop(columns=timing), b.metrics().drop(columns=timing))
+
+
 @pytest.mark.parametrize("spec", STATEFUL.values(), ids=STATEFUL)
 def test_a_run_that_was_ended_goes_on_and_ends_with_the_same_bits(spec, tmp_path, monkeypatch):
     """Ended in the middle of its third epoch; the second process takes the steps of that epoch and no earlier one."""
+    monkeypatch.setattr("mastlib.resume.SHARE", 1e9)  # epochs of milliseconds: saving may take as long as it takes
     spec = spec.replace(epochs=3, knn_every=1)
     whole = fit(spec, progress=False, store=RunStore(tmp_path / "whole"))
     steps, taken = 4, []
@@ -67,12 +79,53 @@ def test_a_run_that_was_ended_goes_on_and_ends_with_the_same_bits(spec, tmp_path
     monkeypatch.setattr(training, "learning_rate", partial(rate, stop_at=None))
     ended = fit(spec, progress=False, store=RunStore(tmp_path / "ended"))
     assert min(taken) == 2 * steps
-    for part in ("backbone", "method"):
-        name = f"{part}.safetensors"
-        assert (whole.folder / name).read_bytes() == (ended.folder / name).read_bytes()
-    timing = ["seconds", "images_per_second"]
-    pd.testing.assert_frame_equal(whole.metrics().drop(columns=timing), ended.metrics().drop(columns=timing))
+    same(whole, ended)
     assert sorted(path.name for path in ended.folder.iterdir()) == sorted(path.name for path in whole.folder.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop_at", [0, 5, 7, 11])  # first step, middle of an epoch, last step of an epoch, of the run
+def test_a_signal_saves_after_the_step_and_the_next_process_goes_on_from_there(number, stop_at, tmp_path, monkeypatch):
+    spec, taken = MAST.replace(epochs=3), []
+    whole = fit(spec, progress=False, store=RunStore(tmp_path / "whole"))
+
+    def rate(spec, step, per_epoch):
+        if not taken or step > taken[-1]:  # of steps, not of the rows that an epoch logs
+            taken.append(step)
+            if step == stop_at:
+                signal.raise_signal(number)
+        return learning_rate(spec, step, per_epoch)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(training, "learning_rate", rate)
+    store = RunStore(tmp_path / "ended")
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as ended:
+        fit(spec, progress=False, store=store)
+    assert number == signal.SIGINT or ended.value.code == 128 + number
+    assert signal.getsignal(number) == before
+    assert taken[-1] == stop_at and store.finished(whole.id) is None
+    info = json.loads((store.root / f".{whole.id}.partial" / "run.json").read_text())
+    assert info["status"] == "interrupted"
+    taken.clear()
+    monkeypatch.setattr(signal, "raise_signal", lambda number: pytest.fail("a step taken twice"))
+    again = fit(spec, progress=False, store=store)
+    assert [step for step in taken if step < 12] == list(range(stop_at + 1, 12))
+    same(whole, again)
+
+
+def test_a_run_in_another_thread_is_trained_and_signals_are_left_alone(tmp_path):
+    before, made = signal.getsignal(signal.SIGINT), []
+    thread = threading.Thread(target=lambda: made.append(fit(TINY, progress=False, store=RunStore(tmp_path))))
+    thread.start()
+    thread.join()
+    assert made[0].info["status"] == "ok" and signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.parametrize("seconds", [-1, math.nan, "5"])
+def test_a_bad_time_between_checkpoints_is_refused(seconds, tmp_path):
+    with pytest.raises(InputError, match="checkpoint_seconds"):
+        fit(TINY, store=RunStore(tmp_path), checkpoint_seconds=seconds)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_finished_run_is_read_not_trained(tmp_path, monkeypatch):
