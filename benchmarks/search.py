@@ -85,6 +85,7 @@ CASSLE_ARMS: dict[str, dict] = {
     "add": {**CASSLE, "condition_mode": "add"},
     "multiply": {**CASSLE, "condition_mode": "multiply"},
     "told of colour alone": {**CASSLE, "condition_on": ("color", "color_diff", "grayscale")},
+    "not told of mean colours": {**CASSLE, "condition_on": ("blur", "color", "crop", "grayscale")},
     "MoCo, 16 epochs": {**MOCO, **LONG},
     "CASSLE, 16 epochs": {**CASSLE, **LONG},
     "told of another image, 16 epochs": {**CASSLE, **LONG, "condition_given": "another"},
