@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from mastlib.errors import InputError
 from mastlib.files import atomic, disk
 
 KEPT = 2  # the last one, and the one before it in case a machine dies while the last is being written
@@ -36,15 +37,29 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[
 
 
 def newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and facts of the last checkpoint in `folder` that is whole; None where there is none."""
+    """Tensors and facts of the last checkpoint in `folder` that is whole; None where there is none.
+
+    One that is damaged, or is something else, is passed over with a warning that names it.
+    """
     for path in reversed(found(folder)):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
-            with safetensors.safe_open(path, framework="pt") as handle:
-                header = handle.metadata()
-                tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-            if header["sha256"] == digest(tensors, header["facts"]):
-                return tensors, json.loads(header["facts"])
+        try:
+            return read(path)
+        except InputError as error:
+            warnings.warn(f"{error}; going on without it", stacklevel=2)
     return None
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of one checkpoint; raises InputError that names it where it is damaged or is none. Never unpickles."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as handle:
+            header = handle.metadata()
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        if header["sha256"] != digest(tensors, header["facts"]):
+            raise ValueError("its sha256 is not the recorded one")
+        return tensors, json.loads(header["facts"])
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path} is no whole checkpoint ({error})") from None
 
 
 def found(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,8 @@ def test_a_changed_byte_is_noticed_and_the_checkpoint_before_is_taken(tmp_path: 
     content = bytearray(path.read_bytes())
     content[int(place * (len(content) - 1))] ^= 1
     path.write_bytes(content)
-    found = checkpoints.newest(tmp_path)
+    with pytest.warns(UserWarning, match=f"{path} is no whole checkpoint"):
+        found = checkpoints.newest(tmp_path)
     assert found is not None and found[1] == {"epoch": 1}
 
 
@@ -51,7 +53,29 @@ def test_a_cut_file_and_foreign_files_do_not_count(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
     (tmp_path / "other.safetensors").write_bytes(b"")
     (tmp_path / f"{2:012d}.safetensors").write_bytes(safetensors.torch.save(TENSORS))  # without the header
-    assert checkpoints.newest(tmp_path) is None
+    with pytest.warns(UserWarning, match="is no whole checkpoint") as warned:
+        assert checkpoints.newest(tmp_path) is None
+    assert [str(one.message).partition(" is no whole checkpoint")[0] for one in warned] == [
+        str(tmp_path / f"{step:012d}.safetensors") for step in (2, 1)
+    ]
+
+
+class Planted:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return pytest.fail, ("unpickled",)
+
+
+def test_a_pickle_under_a_checkpoint_s_name_is_refused_and_never_opened_as_one(tmp_path: Path) -> None:
+    checkpoints.save(tmp_path, 1, TENSORS, {"epoch": 1})
+    pickled, torched = tmp_path / f"{2:012d}.safetensors", tmp_path / f"{3:012d}.safetensors"
+    pickled.write_bytes(pickle.dumps(Planted()))
+    torch.save(Planted(), torched)
+    with pytest.warns(UserWarning, match="is no whole checkpoint") as warned:
+        found = checkpoints.newest(tmp_path)
+    assert found is not None and found[1] == {"epoch": 1}
+    assert [str(one.message).partition(" is no whole checkpoint")[0] for one in warned] == [str(torched), str(pickled)]
 
 
 def test_a_failed_write_names_the_file_and_keeps_what_was_there(

@@ -2,17 +2,19 @@
 
 import json
 import math
+import pickle
 import signal
 import subprocess
 import sys
 import threading
+import warnings
 from functools import partial
 
 import pandas as pd
 import pytest
 import torch
 
-from mastlib import training
+from mastlib import checkpoints, training
 from mastlib.augment.presets import get_pipeline
 from mastlib.data.pools import pretraining_images
 from mastlib.errors import InputError
@@ -111,6 +113,43 @@ def test_a_signal_saves_after_the_step_and_the_next_process_goes_on_from_there(n
     again = fit(spec, progress=False, store=store)
     assert [step for step in taken if step < 12] == list(range(stop_at + 1, 12))
     same(whole, again)
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "missing", "pickled"])
+@pytest.mark.parametrize("which", ["last", "both"])
+def test_damaged_checkpoints_are_named_and_the_one_before_or_the_start_is_gone_on_from(
+    how, which, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("mastlib.resume.SHARE", 1e9)
+    whole, taken = fit(TINY, progress=False, store=RunStore(tmp_path / "whole")), []
+
+    def rate(spec, step, per_epoch, stop_at):
+        if step == stop_at:
+            raise KeyboardInterrupt
+        taken.append(step)
+        return learning_rate(spec, step, per_epoch)
+
+    monkeypatch.setattr(training, "learning_rate", partial(rate, stop_at=6))
+    store = RunStore(tmp_path / "ended")
+    with pytest.raises(KeyboardInterrupt):
+        fit(TINY, progress=False, store=store, checkpoint_seconds=0)
+    files = checkpoints.found(store.root / f".{whole.id}.partial" / "resume")
+    assert [int(path.stem) for path in files] == [5, 6]
+    for path in files if which == "both" else files[1:]:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 4
+        damaged = {"cut": content[:-100], "flipped": content, "pickled": pickle.dumps({"facts": 1})}
+        path.unlink() if how == "missing" else path.write_bytes(damaged[how])
+    taken.clear()
+    monkeypatch.setattr(training, "learning_rate", partial(rate, stop_at=None))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        ended = fit(TINY, progress=False, store=store)
+    named = [str(one.message).partition(" is no whole checkpoint")[0] for one in warned]
+    broken = [] if how == "missing" else [str(path) for path in reversed(files if which == "both" else files[1:])]
+    assert [name for name in named if name.endswith(".safetensors")] == broken
+    assert min(taken) == (5 if which == "last" else 0)
+    same(whole, ended)
 
 
 def test_a_run_in_another_thread_is_trained_and_signals_are_left_alone(tmp_path):
