@@ -74,6 +74,11 @@ class Run:
         name = check_choice("part", part, PARTS) + ".safetensors"
         return safetensors.torch.load(_verified(self.folder / name, self.info))
 
+    def verify(self) -> None:
+        """Hash every file anew; raises InputError that names the first one that is damaged."""
+        for name in self.info["files"]:
+            _verified(self.folder / name, self.info)
+
 
 class RunStore:
     """The runs under `root`, by default `outputs/runs`. There is no index: folders are all there is."""
@@ -98,10 +103,26 @@ class RunStore:
             warnings.warn(f"run {identity} counts as not finished: {error}", stacklevel=2)
             return None
 
+    def read(self, prefix: str) -> Run:
+        """The one finished run whose id begins with `prefix`; raises InputError where that is none or several, or it is damaged."""
+        found = [name for name in self.identities() if name.startswith(prefix)]
+        if len(found) != 1:
+            raise refuse(
+                "run", prefix, f"the beginning of one run's id; {len(found)} of {len(self.identities())} have it"
+            )
+        return _read(self.folder(found[0]))
+
+    def identities(self) -> list[str]:
+        """The ids of the runs that have a folder, damaged ones too."""
+        return sorted(path.name for path in self.root.glob("*") if re.fullmatch("[0-9a-f]{16}", path.name))
+
+    def unfinished(self) -> list[Path]:
+        """The working folders of runs that are being made, or were ended."""
+        return sorted(path for path in self.root.glob(".*.partial") if re.fullmatch("[0-9a-f]{16}", path.name[1:-8]))
+
     def runs(self) -> pd.DataFrame:
         """One row per finished run, oldest first: run_id, status, finished, seconds, and every field of its spec."""
-        names = [path.name for path in self.root.glob("*") if re.fullmatch("[0-9a-f]{16}", path.name)]
-        found = [run for run in map(self.finished, sorted(names)) if run is not None]
+        found = [run for run in map(self.finished, self.identities()) if run is not None]
         columns = ["run_id", "status", "finished", "seconds"]
         rows = [{name: run.info.get(name) for name in columns} | vars(run.spec) for run in found]
         table = pd.DataFrame(rows, columns=[*columns, *RunSpec.__dataclass_fields__])

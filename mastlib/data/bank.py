@@ -77,6 +77,12 @@ def fingerprint() -> str:
     return hashlib.sha256("".join(f"{name} {files[name]['sha256']}\n" for name in sorted(files)).encode()).hexdigest()
 
 
+def attributions() -> list[str]:
+    """A line for each source of images: who made it, what was changed, licence."""
+    files = _manifest(data_dir())["files"].values()
+    return [f"{entry['attribution']} Licence: {entry['licence']}." for entry in files if "attribution" in entry]
+
+
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:

@@ -1,0 +1,125 @@
+"""What may be done with the runs of a store besides reading them: compare, check, throw away, give to others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from mastlib import checkpoints
+from mastlib.data import bank
+from mastlib.errors import InputError, check_choice, refuse
+from mastlib.files import atomic, disk, write_text
+from mastlib.locks import alone
+from mastlib.runs import FINISHED, RESUME, Run, RunStore
+from mastlib.spec import RunSpec
+
+FACTS = ["run_id", "status", "finished", "seconds"]
+
+
+def listed(store: RunStore) -> pd.DataFrame:
+    """A row for each finished run, oldest first: id, status, when, seconds, and the fields of the spec in which runs differ."""
+    table = store.runs()
+    differ = [name for name in RunSpec.__dataclass_fields__ if table[name].astype(str).nunique() > 1]
+    return table[[*FACTS, *differ]]
+
+
+def problems(store: RunStore) -> list[str]:
+    """A line for each damaged file of the store, hashed anew: those of finished runs, and checkpoints of unfinished ones."""
+    found = []
+    for identity in store.identities():
+        try:
+            store.read(identity).verify()
+        except InputError as error:
+            found.append(f"{identity}: {error}")
+    for folder in store.unfinished():
+        for path in checkpoints.found(folder / RESUME):
+            try:
+                checkpoints.read(path)
+            except InputError as error:
+                found.append(f"{folder.name[1:-8]}: {error}")
+    return found
+
+
+def prune(
+    store: RunStore, *, statuses: Sequence[str] = (), unfinished: bool = False, really: bool = False
+) -> list[Path]:
+    """The folders of finished runs with one of `statuses`, or "damaged", and of `unfinished` ones; deleted only if `really`.
+
+    A run that a process is making is waited for, and stays. Raises InputError for another status, or a disk that refuses.
+    """
+    for status in statuses:
+        check_choice("status", status, [*FINISHED, "damaged"])
+    chosen = []
+    for identity in store.identities():
+        try:
+            status = store.read(identity).info["status"]
+        except InputError:
+            status = "damaged"
+        if status in statuses:
+            chosen.append(store.folder(identity))
+    if unfinished:
+        chosen += store.unfinished()
+    if really:
+        for folder in chosen:
+            with alone(store.folder(folder.name.removeprefix(".").removesuffix(".partial"))), disk(folder):
+                if folder.is_dir():
+                    shutil.rmtree(folder)
+    return chosen
+
+
+def export(run: Run, folder: Path) -> None:
+    """The backbone for other programs into the new folder `folder`: backbone.safetensors, spec.json and a model card, README.md.
+
+    Raises InputError where `folder` exists, the run is damaged or diverged, or the disk refuses.
+    """
+    if run.info["status"] == "diverged":
+        raise refuse("run", run.id, f"a run that did not diverge ({run.info['reason']})")
+    if folder.exists():
+        raise refuse("folder", str(folder), "a folder that is not there yet")
+    run.verify()
+    text = card(run)
+    with disk(folder):
+        folder.mkdir(parents=True)
+        for name in ("backbone.safetensors", "spec.json"):
+            with atomic(folder / name) as path:
+                shutil.copyfile(run.folder / name, path)
+    write_text(folder / "README.md", text)
+
+
+def card(run: Run) -> str:
+    """The model card of `run` in Markdown: what it is, what it was trained on and how, what it was measured to do, whose images."""
+    spec, info = run.spec, run.info
+    name = spec.host if spec.awareness == "none" else f"{spec.host} + {spec.awareness}"
+    defaults = {field: one.default for field, one in RunSpec.__dataclass_fields__.items()}
+    settings = {field: value for field, value in spec.to_dict().items() if getattr(spec, field) != defaults[field]}
+    git = info["git"]
+    commit = f"commit `{git['commit']}`{', changed' if git['dirty'] else ''}" if git else "outside a checkout"
+    lines = [
+        f"# {spec.backbone}, {name}, seed {spec.seed}", "",
+        f"Features learned by {name} on {spec.images:,} rendered scenes of {spec.image_size} x {spec.image_size} pixels with the "
+        f"augmentations {', '.join(info['augmentations'])} ({spec.augmentations}).", "",
+        f"- run: `{run.id}`, status {info['status']}, finished {info['finished']}",
+        f"- code: {commit}; torch {info['versions']['torch']}",
+        f"- data fingerprint: `{info['data']}`",
+        f"- backbone: {info['backbone_parameters']:,} parameters in `backbone.safetensors`, first layer `{spec.stem}`", "",
+        "## Settings", "", "Those that are not the defaults of `RunSpec`; all of them are in `spec.json`.", "", "```json",
+        json.dumps(settings, indent=1), "```", "", "## Measured", "",
+    ]  # fmt: skip
+    metrics = run.metrics()
+    for column in ("loss", "rank", "knn"):
+        if column in metrics and not metrics[column].dropna().empty:
+            lines.append(f"- {column}, last: {metrics[column].dropna().iloc[-1]:.4g}")
+    tasks = sorted((run.folder / "tasks").glob("*.csv"))
+    if tasks:
+        rows = pd.concat(map(pd.read_csv, tasks))
+        lines += ["", "| task | metric | value | n | protocol |", "|---|---|---|---|---|"]
+        lines += [f"| {r.task} | {r.metric} | {r.value:.4f} | {r.n} | {r.protocol} |" for r in rows.itertuples()]
+    else:
+        lines.append("- no task yet: `mastlib.evaluate.tasks.evaluate_run` adds them")
+    lines += ["", "## Images", "", "Trained on the image bank of this book, made from:", ""]
+    lines += [f"- {line}" for line in bank.attributions()]
+    return "\n".join(lines) + "\n"
