@@ -1,12 +1,13 @@
-"""Searches for settings: many arms, few seeds, judged on validation images by questions that no page reports.
+"""Searches for settings, and for reasons: many arms, judged on validation images by questions that no page reports.
 
     python benchmarks/search.py mast --csv outputs/reference/mast-search.csv [--seeds 0 1] [--arms NAME ...]
     python benchmarks/search.py cassle --csv outputs/reference/cassle-search.csv
 
 Questions: whether a concept is one that comes in skin tones (people and parts of them), which vendor drew it, and of the scene
 its object's brightness, the strength and saturation of its light, and its background's brightness, saturation and
-direction (ridge); fitted on training and read on validation concepts. Test images take no part. Rows are added to the CSV
-as runs finish; what is there is not run again.
+direction (ridge); fitted on training and read on validation concepts. Test images take no part, except in the search of CASSLE,
+which chooses nothing: it has the tasks that live on colour besides. Rows are added to the CSV as runs finish; what is
+there is not run again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mastlib.evaluate.features import extract
 from mastlib.evaluate.masks import read_masks
 from mastlib.evaluate.probes import logistic_probe, ridge_probe
 from mastlib.evaluate.subspaces import invariance, own
+from mastlib.evaluate.tasks import evaluate_backbone, get_task, list_tasks
 from mastlib.methods.masks import overlap
 from mastlib.models.backbones import build_backbone
 from mastlib.runs import Run
@@ -32,6 +34,7 @@ from mastlib.study import tier_grid, tier_pools
 from mastlib.tiers import tier_spec
 from mastlib.training import fit
 
+TASKS = [name for name in list_tasks() if "colour" in get_task(name).sensitive_to]
 LATENTS = QUESTIONS[2:]  # of the scene; the first two are of the object
 
 MAST: dict = {"awareness": "mast", "pairing": "isolate_one"}
@@ -158,6 +161,9 @@ def main() -> None:
                 row |= {"run_id": run.id, "status": run.info["status"], "knn": run.metrics()["knn"].iloc[-1]}
                 row |= measured(run, pools["objects"])
             row |= judged(backbone, pools, grid)
+            if options.search == "cassle":  # whose settings stay its authors', so that these choose nothing
+                rows_of = evaluate_backbone(backbone, pools, TASKS, grid)
+                row |= dict(zip(rows_of["task"], rows_of["value"], strict=True))
             rows.append(row)
             pd.DataFrame(rows).round(4).to_csv(options.csv, index=False)
             print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)

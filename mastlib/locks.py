@@ -120,9 +120,10 @@ def _beating(handle: io.TextIOWrapper) -> Iterator[None]:
 
 def _sign(handle: io.TextIOWrapper) -> None:
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    handle.truncate(0)
-    json.dump({"host": socket.gethostname(), "pid": os.getpid(), "started": started}, handle)
-    handle.flush()
+    owner = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": started})
+    # Past the handle's buffer, which on a full disk would fail once more when it is closed.
+    os.ftruncate(handle.fileno(), 0)
+    os.pwrite(handle.fileno(), owner.encode(), 0)
 
 
 def _owner(handle: io.TextIOWrapper) -> str:

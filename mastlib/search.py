@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 
 from mastlib import stats
@@ -60,25 +62,23 @@ def kept(table: pd.DataFrame) -> str:
     return str(table[table["fit"]].sort_values(["of three", "mean rank"], kind="stable").index[0])
 
 
-def change_table(rows: pd.DataFrame, hosts: dict[str, str]) -> pd.DataFrame:
+def change_table(rows: pd.DataFrame, hosts: Mapping[str, str], groups: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """What each arm of `hosts` (arm -> the arm it is compared with) changes, paired by seed, in points of the score.
 
-    "colour", "other": the change of the mean over COLOUR_QUESTIONS and over the other QUESTIONS, each with the bounds "low" and
-    "high" of its 95% interval; n: seeds that both have. `rows` as in `search_table`.
+    A column for each of `groups` (name -> columns of `rows`): the change of their mean, with the bounds "<name>, low" and
+    "<name>, high" of its 95% interval; n: seeds that both have. `rows` as in `search_table`.
     Raises InputError where an arm and its host share no seed.
     """
-    other = [name for name in QUESTIONS if name not in COLOUR_QUESTIONS]
-    scores = {"colour": rows[list(COLOUR_QUESTIONS)].mean(axis=1), "other": rows[other].mean(axis=1)}
+    scores = {name: 100 * rows[list(columns)].mean(axis=1) for name, columns in groups.items()}
     table = []
     for arm, host in hosts.items():
         row: dict[str, float | str] = {"arm": arm, "compared with": host}
+        seeds = [rows.loc[rows["arm"] == one, "seed"] for one in (arm, host)]
+        if not set(seeds[0]) & set(seeds[1]):
+            raise refuse("rows", f"{arm} and {host}", "at least one seed that both have")
         for name, values in scores.items():
-            mine, theirs = (
-                values[rows["arm"] == one].set_axis(rows.loc[rows["arm"] == one, "seed"]) for one in (arm, host)
-            )
-            if not set(mine.index) & set(theirs.index):
-                raise refuse("rows", f"{arm} and {host}", "at least one seed that both have")
-            change = stats.paired_difference(100 * mine, 100 * theirs)
-            row |= {name: change.mean, f"{name}, low": change.low, f"{name}, high": change.high, "n": change.n}
+            mine, theirs = (values[one.index].set_axis(one) for one in seeds)
+            change = stats.paired_difference(mine, theirs)
+            row |= {"n": change.n, name: change.mean, f"{name}, low": change.low, f"{name}, high": change.high}
         table.append(row)
     return pd.DataFrame(table).set_index("arm")

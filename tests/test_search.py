@@ -65,11 +65,9 @@ def test_changes_are_paired_by_seed_against_scipy():
     table = pd.DataFrame([{"arm": arm, "seed": seed} for seed in range(4) for arm in ("with", "host")])
     for name in QUESTIONS:
         table[name] = noise.normal(size=len(table)).round(3)
-    changes = change_table(table.sample(frac=1, random_state=0), {"with": "host"})
-    for kind, names in {
-        "colour": COLOUR_QUESTIONS,
-        "other": [q for q in QUESTIONS if q not in COLOUR_QUESTIONS],
-    }.items():
+    groups = {"colour": COLOUR_QUESTIONS, "other": [q for q in QUESTIONS if q not in COLOUR_QUESTIONS]}
+    changes = change_table(table.sample(frac=1, random_state=0), {"with": "host"}, groups)
+    for kind, names in groups.items():
         scores = {arm: 100 * part.sort_values("seed")[list(names)].mean(axis=1) for arm, part in table.groupby("arm")}
         test = ttest_rel(scores["with"].to_numpy(), scores["host"].to_numpy())
         low, high = test.confidence_interval()
@@ -77,7 +75,7 @@ def test_changes_are_paired_by_seed_against_scipy():
         mean = (scores["with"].to_numpy() - scores["host"].to_numpy()).mean()
         np.testing.assert_allclose(np.array(found, dtype=float), [mean, low, high, 4])
     with pytest.raises(InputError, match="with and host"):
-        change_table(table[(table["arm"] == "with") | (table["seed"] > 3)], {"with": "host"})
+        change_table(table[(table["arm"] == "with") | (table["seed"] > 3)], {"with": "host"}, groups)
 
 
 def test_an_arm_without_all_seeds_is_refused():
