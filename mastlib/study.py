@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from mastlib.data.pools import Pool, load_pool
 from mastlib.errors import InputError, check_choice, check_int
 from mastlib.evaluate.probes import L2_GRID
 from mastlib.evaluate.tasks import evaluate_backbone, evaluate_run
+from mastlib.forecast import forecast
 from mastlib.models.backbones import build_backbone
 from mastlib.runs import Run
 from mastlib.spec import RunSpec
@@ -60,6 +62,7 @@ def run_study(
 
     All arms share one backbone architecture, so `random weights` is evaluated once per seed beside them; LooC++ copies the
     last stage of that backbone and is compared with it.
+    Before anything is trained one line says how many runs there are to train and how long like ones took.
     Raises InputError before any training where arms differ in backbone or image size, or there is no seed.
     """
     shared = {(s.backbone, s.width, s.stem, s.image_size) for s in arms.values()}
@@ -72,6 +75,7 @@ def run_study(
     planned = {
         (arm, check_int("seed", seed, 0)): spec.replace(seed=seed) for arm, spec in arms.items() for seed in seeds
     }
+    print(forecast(planned.values()), file=sys.stderr, flush=True)  # beside the progress bars, which no page shows
     backbone, width, stem, size = shared.pop()
     pools, grid = tier_pools(tier, size), tier_grid(tier)
     runs, parts, left_out = {}, [], []

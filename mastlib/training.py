@@ -147,6 +147,13 @@ def generator(*numbers: int, device: torch.device | str = "cpu") -> torch.Genera
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "little") % 2**63)
 
 
+def identify(spec: RunSpec) -> tuple[RunSpec, str, dict[str, str]]:
+    """`spec` as this machine would run it (`resolve`), the id that the run has, and the source closure that is part of it."""
+    spec = resolve(spec)
+    closure = source_closure("mastlib.training", *modules_of(spec))
+    return spec, run_id(spec, bank.fingerprint(), closure), closure
+
+
 def fit(
     spec: RunSpec, *, progress: bool = True, store: RunStore | None = None, checkpoint_seconds: float = 180.0
 ) -> Run:
@@ -160,10 +167,9 @@ def fit(
     Raises InputError before any training where the spec cannot be run.
     """
     check_float("checkpoint_seconds", checkpoint_seconds, 0, math.inf)
-    spec, store = resolve(spec), store or RunStore()
+    spec, identity, closure = identify(spec)
+    store = store or RunStore()
     pipeline = get_pipeline(spec.augmentations, spec.image_size, spec.without, compiled=spec.compile == "on")
-    closure = source_closure("mastlib.training", *modules_of(spec))
-    identity = run_id(spec, bank.fingerprint(), closure)
     finished = store.finished(identity)
     if finished is not None:
         return finished

@@ -14,7 +14,7 @@ TINY = {
 }  # fmt: skip
 
 
-def test_rows_for_every_arm_and_seed_and_for_random_weights():
+def test_rows_for_every_arm_and_seed_and_for_random_weights(capsys):
     arms = {"a": RunSpec(**TINY), "b": RunSpec(**TINY, pairing="isolate_one")}
     result = run_study(arms, [0, 1], "smoke", tasks=["tone", "position"])
     assert set(result.rows["arm"]) == {"a", "b", RANDOM}
@@ -22,6 +22,10 @@ def test_rows_for_every_arm_and_seed_and_for_random_weights():
     assert [run.spec.seed for run in result.of("a")] == [0, 1]
     assert set(result.metrics()["arm"]) == {"a", "b"}
     assert result.rows["value"].notna().all() and result.left_out == []
+    assert "4 runs: 0 there, 4 to train" in capsys.readouterr().err
+    run_study(arms, [0, 1], "smoke", tasks=["tone"])
+    out, err = capsys.readouterr()
+    assert "4 runs, all there" in err and not out
 
 
 def test_a_diverged_run_is_named_and_left_out(monkeypatch):

@@ -1,0 +1,90 @@
+"""How long runs will take and how much memory, by the runs that are there."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mastlib.runs import Run, RunStore
+from mastlib.spec import RunSpec
+from mastlib.training import identify
+
+#: What past runs must share with a planned one to say how long it takes an image: the first of these that any run has.
+LIKE = (
+    ("host", "awareness", "pairing", "augmentations", "without", "uncertainty", "looc_stages", "projector"),
+    ("host", "awareness", "pairing"),
+    ("host",),
+    (),
+)
+SHAPE = ("backbone", "width", "stem", "image_size", "precision")  # always
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Runs of a plan, those that are there, and for those to train: seconds and peak bytes by like runs, None if unknown.
+
+    `guessed`: how many of those to train have a like run; `seconds` is of these.
+    """
+
+    runs: int
+    there: int
+    guessed: int
+    seconds: float | None
+    memory: int | None
+
+    def __str__(self) -> str:
+        train = self.runs - self.there
+        if not train:
+            return f"{self.runs} runs, all there"
+        text = f"{self.runs} runs: {self.there} there, {train} to train"
+        if self.seconds is None:
+            return f"{text}, for how long is not known: none like them was trained here"
+        some = "" if self.guessed == train else f" for {self.guessed} of them"
+        memory = f", up to {self.memory / 1e9:.1f} GB" if self.memory else ""
+        return f"{text}, about {_spelled(self.seconds)}{some}{memory}, by the runs that are there"
+
+
+def forecast(specs: Iterable[RunSpec], store: RunStore | None = None) -> Forecast:
+    """What training `specs` on this machine takes, each once; runs that diverged tell nothing.
+
+    A run's seconds are its passes over images times the median of seconds an image of the runs that are most LIKE it, with
+    networks and images of the same SHAPE on this kind of device; the memory is the most that any of those took.
+    """
+    store = store or RunStore()
+    past = [
+        run for run in map(store.finished, store.identities()) if run is not None and run.info["status"] != "diverged"
+    ]
+    have = {run.id for run in past}
+    planned = {identity: spec for spec, identity, _ in map(identify, specs)}
+    missing = [spec for identity, spec in planned.items() if identity not in have and store.finished(identity) is None]
+    seconds, memory = [], []
+    for spec in missing:
+        like = _like(spec, past)
+        if like:
+            images = spec.images * spec.epochs
+            seconds.append(
+                images * statistics.median(r.info["seconds"] / (r.spec.images * r.spec.epochs) for r in like)
+            )
+            memory.append(max(run.info["peak_memory"] for run in like))
+    return Forecast(
+        len(planned),
+        len(planned) - len(missing),
+        len(seconds),
+        sum(seconds) if seconds else None,
+        max(memory, default=None),
+    )
+
+
+def _like(spec: RunSpec, past: list[Run]) -> list[Run]:
+    for fields in LIKE:
+        like = [run for run in past if all(getattr(run.spec, f) == getattr(spec, f) for f in (*SHAPE, *fields))]
+        if like:
+            return like
+    return []
+
+
+def _spelled(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
