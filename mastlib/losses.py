@@ -224,14 +224,18 @@ def untold(squared: Tensor, outside: Tensor, spoken: Tensor, least: float) -> Te
 
 
 def group_means(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
-    """Mean of `values` `(N,)` within each group, `groups` `(N,)` long in [0, n_groups) -> `(n_groups,)`, 0 if empty."""
+    """Mean of `values` `(N,)` within each group, `groups` `(N,)` long in [0, n_groups) -> `(n_groups,)`, 0 if empty.
+
+    Over the rows of all processes, with gradient.
+    """
+    values, groups = gather(values), gather(groups)
     sums = torch.zeros(n_groups, dtype=values.dtype, device=values.device).index_add(0, groups, values)
     return sums / torch.bincount(groups, minlength=n_groups).clamp(min=1)
 
 
 def mean_per_group(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
-    """Mean over the groups present of the groups' means: `values` `(N,)`, `groups` `(N,)` long -> scalar."""
-    return group_means(values, groups, n_groups).sum() / len(groups.unique())
+    """Mean over the groups present of `group_means`: `values` `(N,)`, `groups` `(N,)` long -> scalar."""
+    return group_means(values, groups, n_groups).sum() / len(gather(groups).unique())
 
 
 def excess_std(z: Tensor) -> Tensor:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from mastlib.checkpoints import load_optimizer, optimizer_tensors
+from mastlib.launch import Fabric, Follower
 from mastlib.methods.base import Method
 from mastlib.runs import RunWriter
+from mastlib.signals import Asked
 
 PARTS = ("method.", "optimizer.")
 SHARE = 0.02  # of the time that saving may take, at most
@@ -42,8 +44,16 @@ class Place:
 class Keeper:
     """Saves a run's state every `every` seconds and at the end of epochs, and no more often than SHARE of the time allows."""
 
-    def __init__(self, writer: RunWriter, method: Method, optimizer: torch.optim.Optimizer, every: float) -> None:
+    def __init__(
+        self,
+        writer: RunWriter | Follower,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        every: float,
+        fabric: Fabric | None = None,
+    ) -> None:
         self.writer, self.method, self.optimizer, self.every = writer, method, optimizer, every
+        self.fabric = fabric if fabric is not None and fabric.world_size > 1 else None
         self.saved, self.took = time.monotonic(), 0.0
 
     def restore(self) -> Place:
@@ -57,14 +67,31 @@ class Keeper:
         load_optimizer(self.optimizer, of["optimizer."])
         return Place(**facts["place"])
 
-    def due(self, *, epoch_ended: bool = False) -> bool:
-        """Whether to save now."""
+    def due(self, asked: Asked | None = None, *, epoch_ended: bool = False) -> bool:
+        """Whether to save now: it is time, by the first process's clock, or one of the processes was asked to stop."""
         since = time.monotonic() - self.saved
-        return since >= (0 if epoch_ended else self.every) and since * SHARE >= self.took
+        mine = since >= (0 if epoch_ended else self.every) and since * SHARE >= self.took
+        number = asked.number if asked is not None else None
+        if self.fabric is None:
+            return mine or number is not None
+        told = torch.tensor([mine and self.fabric.global_rank == 0, number or 0], device=self.fabric.device).int()
+        torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+        if asked is not None and told[1]:
+            asked.number = int(told[1])
+        return bool(told.any())
+
+    def of_all(self, sums: dict[str, float]) -> dict[str, float]:
+        """The mean over processes of each one's `sums`."""
+        if self.fabric is None:
+            return sums
+        rows = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.fabric.device)
+        torch.distributed.all_reduce(rows)
+        return dict(zip(sums, (rows / self.fabric.world_size).tolist(), strict=True))
 
     def save(self, place: Place, step: int) -> None:
         """Keep method, optimiser and `place`, after `step` steps. Raises InputError (full disk)."""
         begun = time.monotonic()
+        place.sums = self.of_all(place.sums)  # from here on each process has the mean: sums of sums stay what they are
         state: dict[str, Tensor] = {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
         state |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(self.optimizer).items()}
         self.writer.checkpoint(step, state, {"place": asdict(place)})

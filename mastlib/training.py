@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,9 +29,11 @@ from mastlib.augment.presets import get_pipeline
 from mastlib.closure import source_closure
 from mastlib.data import bank
 from mastlib.data.pools import load_pool, pretraining_images, pretraining_labels
-from mastlib.errors import InputError, check_float
+from mastlib.distributed import synchronise
+from mastlib.errors import InputError, check_float, check_int, refuse
 from mastlib.evaluate.features import extract
 from mastlib.files import outputs_dir, write_text
+from mastlib.launch import Follower, launch, leading
 from mastlib.methods import build_method, modules_of
 from mastlib.methods.base import Method, layout_of
 from mastlib.monitors import collapsed, effective_rank, knn_accuracy
@@ -134,11 +137,14 @@ class Monitors:
         return {"rank": effective_rank(features[:1024] - features[:1024].mean(0)), "knn": knn}
 
 
-def batches(seed: int, epoch: int, count: int, batch_size: int) -> Iterator[Tensor]:
-    """Full batches `(batch_size,)` of one epoch's `count` indices, in an order that is a function of (seed, epoch) alone."""
+def batches(seed: int, epoch: int, count: int, batch_size: int, part: tuple[int, int] = (0, 1)) -> Iterator[Tensor]:
+    """Full batches `(batch_size,)` of one epoch's `count` indices, in an order that is a function of (seed, epoch) alone.
+
+    `part` (r, R): of each batch the r-th, from 0, of R equal parts.
+    """
     order = torch.randperm(count, generator=generator(seed, epoch))
     for start in range(0, len(order) - batch_size + 1, batch_size):
-        yield order[start : start + batch_size].sort().values
+        yield order[start : start + batch_size].sort().values.chunk(part[1])[part[0]]
 
 
 def generator(*numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -155,35 +161,63 @@ def identify(spec: RunSpec) -> tuple[RunSpec, str, dict[str, str]]:
 
 
 def fit(
-    spec: RunSpec, *, progress: bool = True, store: RunStore | None = None, checkpoint_seconds: float = 180.0
+    spec: RunSpec,
+    *,
+    progress: bool = True,
+    store: RunStore | None = None,
+    checkpoint_seconds: float = 180.0,
+    devices: int = 1,
 ) -> Run:
     """The finished run of `spec`: read from the store if it is there, trained if not.
 
     A run that was ended goes on from its last checkpoint, made every `checkpoint_seconds`, at the end of epochs, and on SIGINT and
     SIGTERM, which stop it after the step that runs; it ends with the bits that it would have had.
+    With `devices` above 1 as many processes train it, each with its part of every batch of `spec.batch_size` images; torch's
+    launcher starts them, none is forked from this one, which may be a notebook's kernel.
 
     The status in `run.info` is "ok", "collapsed" (`monitors.collapsed`) or "diverged" (a loss or gradient that is not
     finite ends the run; `run.info["reason"]` names step and part). Two processes that ask for one run train it once.
     Raises InputError before any training where the spec cannot be run.
     """
     check_float("checkpoint_seconds", checkpoint_seconds, 0, math.inf)
-    spec, identity, closure = identify(spec)
+    check_devices(spec, devices)
+    spec, identity, _ = identify(spec)
     store = store or RunStore()
-    pipeline = get_pipeline(spec.augmentations, spec.image_size, spec.without, compiled=spec.compile == "on")
     finished = store.finished(identity)
     if finished is not None:
         return finished
+    if devices > 1:
+        launch(spec, store, devices, progress, checkpoint_seconds)
+    else:
+        train(spec, store, Fabric(**fabric_settings(spec)), progress, checkpoint_seconds)
+    run = store.finished(identity)
+    assert run is not None
+    return run
+
+
+def check_devices(spec: RunSpec, devices: int) -> None:
+    """InputError where `devices` processes cannot share each batch of `spec` alike."""
+    check_int("devices", devices, 1)
+    if spec.batch_size % devices:
+        raise refuse("devices", devices, f"a divisor of batch_size = {spec.batch_size}")
+
+
+def fabric_settings(spec: RunSpec) -> dict[str, Any]:
+    """What Fabric is asked for: one device, in the spec's precision."""
+    return {"accelerator": "auto", "devices": 1, "precision": "bf16-mixed" if spec.precision == "bf16" else "32-true"}
+
+
+def train(spec: RunSpec, store: RunStore, fabric: Fabric, progress: bool, checkpoint_seconds: float) -> None:
+    """Make the run of `spec`, as it is resolved, in `store`, unless another process makes it first: one of `fabric`'s processes."""
+    spec, identity, closure = identify(spec)
+    pipeline = get_pipeline(spec.augmentations, spec.image_size, spec.without, compiled=spec.compile == "on")
     labels, names = pretraining_labels(spec.data, spec.images) if spec.host == "supervised" else (torch.empty(0), [])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         method = build_method(spec, pipeline.names, len(names))
-    with store.writer(identity, spec, data=bank.fingerprint(), closure=closure) as writer:
-        if writer.finished is not None:  # another process trained it while this one waited
-            return writer.finished
-        _train(spec, pipeline, method, labels, writer, progress, checkpoint_seconds)
-    run = store.finished(identity)
-    assert run is not None
-    return run
+    with leading(fabric, store, identity, spec, data=bank.fingerprint(), closure=closure) as writer:
+        if writer.finished is None:  # else another process trained it while this one waited
+            _train(spec, pipeline, method, labels, writer, fabric, progress, checkpoint_seconds)
 
 
 def _train(
@@ -191,35 +225,39 @@ def _train(
     pipeline: Pipeline,
     method: Method,
     labels: Tensor,
-    writer: RunWriter,
+    writer: RunWriter | Follower,
+    fabric: Fabric,
     progress: bool,
     checkpoint_seconds: float,
 ) -> None:
     """Train `method` from its first step, or an earlier process's last checkpoint, to its last step, or to the first loss or
-    gradient that is not finite."""
+    gradient that is not finite. Of several processes each has its part of every batch; the first one alone keeps and tells."""
     images = pretraining_images(spec.data, spec.images, spec.image_size)
     monitors = Monitors.load(spec.image_size)
-    fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed" if spec.precision == "bf16" else "32-true")
+    part, first = (fabric.global_rank, fabric.world_size), fabric.global_rank == 0
     method.to(memory_format=layout_of(spec.memory_format))
+    if fabric.world_size > 1:
+        synchronise(method, fabric.device)
     wrapped, optimizer = fabric.setup(method, build_optimizer(method, spec))
     steps = spec.images // spec.batch_size
     room: Tensor | None = None  # the views' memory, used again at every step
     status, reason, watched = "ok", "", {"rank": math.nan, "knn": math.nan}
-    keeper = Keeper(writer, method, optimizer, checkpoint_seconds)
+    keeper = Keeper(writer, method, optimizer, checkpoint_seconds, fabric)
     place = keeper.restore()
-    with noted() as asked, bar(spec.epochs * steps, f"{named(spec)} seed {spec.seed}", show=progress) as shown:
+    label = f"{named(spec)} seed {spec.seed}"
+    with noted() as asked, bar(spec.epochs * steps, label, show=progress and first) as shown:
         shown.update(place.epoch * steps + place.position)
         while place.epoch < spec.epochs:
             epoch, start = place.epoch, time.perf_counter()
             method.train()
             try:
                 for batch in itertools.islice(
-                    batches(spec.seed, epoch, len(images), spec.batch_size), place.position, None
+                    batches(spec.seed, epoch, len(images), spec.batch_size, part), place.position, None
                 ):
                     step = epoch * steps + place.position
                     set_learning_rate(optimizer, learning_rate(spec, step, steps), peak_lr(spec))
                     draw = generator(spec.seed, epoch, step, device=fabric.device)
-                    views = make_views(spec, method, pipeline, images[batch].to(fabric.device), draw, room)
+                    views = make_views(spec, method, pipeline, images[batch].to(fabric.device), draw, room, part)
                     room = views.images
                     parts = wrapped(views, step, labels[batch].to(fabric.device) if method.wants_labels else None)
                     optimizer.zero_grad()
@@ -228,7 +266,7 @@ def _train(
                     optimizer.step()
                     place.add(values)
                     shown.update()
-                    if asked.number is not None or keeper.due():
+                    if keeper.due(asked):
                         place.seconds += time.perf_counter() - start
                         keeper.save(place, step + 1)
                         asked.obey()
@@ -245,13 +283,13 @@ def _train(
             except InputError as problem:  # the last step broke the weights; no later loss would show it
                 status, reason = "diverged", f"epoch {epoch + 1}: {problem}"
                 break
-            means = {name: total / steps for name, total in place.sums.items()}
+            means = {name: total / steps for name, total in keeper.of_all(place.sums).items()}
             lr = learning_rate(spec, (epoch + 1) * steps, steps)
             rate = spec.images * (epoch + 1) / place.seconds
             writer.log(epoch=epoch + 1, lr=lr, **means, **watched, seconds=place.seconds, images_per_second=rate)
             shown.set_postfix_str(f"loss {means['loss']:.3f}", refresh=False)
             place.turn()
-            if not last and (asked.number is not None or keeper.due(epoch_ended=True)):
+            if not last and keeper.due(asked, epoch_ended=True):
                 keeper.save(place, place.epoch * steps)
                 asked.obey()
     if status == "ok" and collapsed(means["embedding_std"], watched["rank"]):
@@ -262,6 +300,7 @@ def _train(
     info = {
         "reason": reason,
         "device": str(fabric.device),
+        "devices": fabric.world_size,
         "augmentations": list(pipeline.names),
         "seconds": place.seconds,
         "images_per_second": spec.images * spec.epochs / place.seconds if status != "diverged" else math.nan,
@@ -279,9 +318,15 @@ def named(spec: RunSpec) -> str:
 
 
 def make_views(
-    spec: RunSpec, method: Method, pipeline: Pipeline, images: Tensor, draw: torch.Generator, room: Tensor | None = None
+    spec: RunSpec,
+    method: Method,
+    pipeline: Pipeline,
+    images: Tensor,
+    draw: torch.Generator,
+    room: Tensor | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> Views:
-    """The views of `images` `(N, 3, S, S)` that `spec` asks for, written to `room` if given."""
+    """The views of `images` `(N, 3, S, S)`, which are this `part` of a batch, that `spec` asks for, written to `room` if given."""
     return pipeline.views(
         images,
         spec.pairing,
@@ -290,6 +335,7 @@ def make_views(
         color_diff=method.aware.wants_color_diff,
         isolated=spec.isolated,
         out=room,
+        part=part,
     )
 
 

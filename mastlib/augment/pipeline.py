@@ -123,6 +123,7 @@ class Pipeline:
         isolated: float = 0.5,
         weights: Mapping[str, float] | None = None,
         out: Tensor | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> Views:
         """Views of each of `images` (N, 3, H, W), float in [0, 1] or uint8; with `color_diff`, that is measured as well.
 
@@ -137,9 +138,11 @@ class Pipeline:
         and for each of the K augmentations one that keeps the query's parameters of it and draws the rest anew;
         `changed` is -1.
         `out` (V, N, 3, H, W): where the images are written; a loop that keeps one buffer is spared fresh memory each time.
+        `part` (r, R): `images` are the r-th, from 0, of R equal parts of a batch; what is drawn is drawn for the whole batch, so
+        that R processes with a part each make the views that one process makes of all.
         Raises InputError for another pairing, for bad images or a bad `out`, where a pair is to be isolated in an op that is
         never applied, for `isolated` or `crop_redrawn` outside [0, 1], for `weights` that are negative, all 0, of an
-        unknown name or without isolated pairs, and for `color_diff` without colour jitter.
+        unknown name or without isolated pairs, for `color_diff` without colour jitter, and for a `part` that is none.
         Source: MAST (Huang et al., ICLR 2023) for one invariance at a time, the pairing itself is our reading of it;
         leave_one_out: LooC (Xiao et al., ICLR 2021), section 3.
         """
@@ -152,7 +155,9 @@ class Pipeline:
             raise refuse("weights", dict(weights), f"None with pairing = {pairing!r}")
         shares = self._shares(weights)
         check_images(images)
-        n = len(images)
+        place, parts = check_int("part[0]", part[0], 0, check_int("part[1]", part[1], 1) - 1), part[1]
+        mine = slice(place * len(images), (place + 1) * len(images))
+        n = len(images) * parts
         first = self.sample(n, generator)
         changed = torch.full((n,), -1, device=images.device)
         drawn = [first]
@@ -172,10 +177,10 @@ class Pipeline:
                 changed = torch.where(alone, changed, -1)
             drawn.append(second)
         device = images.device
-        params = {k: torch.stack([one[0][k] for one in drawn]).to(device) for k in self.names}
-        applied = {k: torch.stack([one[1][k] for one in drawn]).to(device) for k in self.names}
+        params = {k: torch.stack([one[0][k][mine] for one in drawn]).to(device) for k in self.names}
+        applied = {k: torch.stack([one[1][k][mine] for one in drawn]).to(device) for k in self.names}
         made, moved = self._render(images, params, color_diff, out)
-        return Views(made, params, applied, changed.to(device), moved)
+        return Views(made, params, applied, changed[mine].to(device), moved)
 
     def _sharing(
         self, first: tuple[Params, Applied], kept: str | None, n: int, generator: torch.Generator | None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mastlib.augment.pipeline import Views
+from mastlib.distributed import gather
 from mastlib.models.backbones import normalise
 from mastlib.models.heads import Projector
 from mastlib.spec import RunSpec
@@ -184,9 +185,9 @@ def layout_of(memory_format: str) -> torch.memory_format:
 
 
 def embedding_std(z: Tensor) -> Tensor:
-    """sqrt(D) x mean standard deviation of the L2-normalised embedding's dimensions: 1 if spread evenly, 0 if collapsed.
+    """sqrt(D) x mean standard deviation of the L2-normalised embeddings' dimensions: 1 if spread evenly, 0 if collapsed.
 
-    Chen and He 2021 (SimSiam), section 4.1; `(N, D)` -> scalar.
+    Chen and He 2021 (SimSiam), section 4.1; `(N, D)` -> scalar, over the rows of all processes.
     """
-    normalised = torch.nn.functional.normalize(z.float(), dim=1)
+    normalised = torch.nn.functional.normalize(gather(z).float(), dim=1)
     return normalised.std(dim=0).mean() * z.shape[1] ** 0.5

@@ -1,0 +1,98 @@
+"""A run by several processes: started by torch's launcher, one of them keeps the run, the others follow it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+try:
+    from lightning.fabric import Fabric
+except ImportError:  # the same class from its own, smaller package
+    from lightning_fabric import Fabric
+
+from mastlib import checkpoints
+from mastlib.errors import InputError
+from mastlib.files import disk, write_text
+from mastlib.runs import RESUME, Run, RunStore, RunWriter
+from mastlib.spec import RunSpec
+
+SAYS = "mastlib: "  # how the line begins in which a process says why it cannot go on
+
+
+class Follower:
+    """What the processes besides the first have for a RunWriter: it reads where the run stands, and writes nothing."""
+
+    def __init__(self, folder: Path, finished: Run | None) -> None:
+        self.folder, self.finished = folder, finished
+
+    def resume(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and facts of the last checkpoint, in the folder that all processes share."""
+        return checkpoints.newest(self.folder / RESUME)
+
+    def log(self, **scalars: Any) -> None:
+        """Nothing: the first process does it."""
+
+    def checkpoint(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Nothing: the first process does it."""
+
+    def finish(self, status: str, info: Mapping[str, Any], **states: Mapping[str, Tensor]) -> None:
+        """Nothing: the first process does it."""
+
+
+@contextlib.contextmanager
+def leading(
+    fabric: Fabric, store: RunStore, identity: str, spec: RunSpec, *, data: str, closure: Mapping[str, str]
+) -> Iterator[RunWriter | Follower]:
+    """The run's writer in the first process; in the others a Follower, once the first one has the run."""
+    if fabric.world_size == 1:
+        with store.writer(identity, spec, data=data, closure=closure) as writer:
+            yield writer
+    elif fabric.global_rank == 0:
+        with store.writer(identity, spec, data=data, closure=closure) as writer:
+            fabric.broadcast(str(writer.folder))
+            yield writer
+    else:
+        folder = Path(fabric.broadcast(""))
+        yield Follower(folder, store.finished(identity))
+
+
+def launch(spec: RunSpec, store: RunStore, devices: int, progress: bool, checkpoint_seconds: float) -> None:
+    """Make the run of `spec` by `devices` processes of this machine; what they print on stderr is printed here.
+
+    Raises InputError with what the processes say where they cannot make it.
+    """
+    with tempfile.TemporaryDirectory() as folder, disk(Path(folder)):
+        task = Path(folder) / "task.json"
+        settings = {
+            "spec": spec.to_dict(),
+            "store": str(store.root),
+            "progress": progress,
+            "seconds": checkpoint_seconds,
+        }
+        write_text(task, json.dumps(settings))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
+        command += ["-m", "mastlib.worker", str(task), "--devices", str(devices)]
+        said = ""
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            try:
+                for line in process.stderr:
+                    if line.startswith(SAYS):
+                        said = line.removeprefix(SAYS).strip()
+                    elif progress:
+                        print(line, end="", file=sys.stderr, flush=True)
+            except BaseException:
+                process.terminate()  # the launcher tells the processes, which save and end
+                raise
+    if process.returncode:
+        raise InputError(
+            said or f"the processes that train ended with code {process.returncode}; what they said stands above"
+        )

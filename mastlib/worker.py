@@ -1,0 +1,54 @@
+"""One of the processes that make a run together: `torchrun ... -m mastlib.worker TASK --devices 2`, or by Slurm's srun.
+
+TASK is a JSON file: "spec" (RunSpec's fields), "store" (the folder of the runs), "progress", "seconds" (between checkpoints).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from mastlib.errors import InputError
+from mastlib.launch import SAYS, Fabric
+from mastlib.runs import RunStore
+from mastlib.spec import RunSpec
+from mastlib.training import check_devices, fabric_settings, identify, train
+
+try:
+    from lightning.fabric.strategies import DDPStrategy
+except ImportError:
+    from lightning_fabric.strategies import DDPStrategy
+
+
+def main() -> int:
+    """0 the run is there, 2 it cannot be made (one line on stderr)."""
+    parser = argparse.ArgumentParser(prog="mastlib.worker", description=__doc__)
+    parser.add_argument("task", type=Path)
+    parser.add_argument("--devices", type=int, default=1, help="processes on each node")
+    parser.add_argument("--nodes", type=int, default=1)
+    options = parser.parse_args()
+    task = json.loads(options.task.read_text(encoding="utf-8"))
+    try:
+        spec = RunSpec.from_dict(task["spec"])
+        check_devices(spec, options.devices * options.nodes)
+        spec, _, _ = identify(spec)
+        # SwAV's prototypes have no gradient at first.
+        strategy = DDPStrategy(find_unused_parameters=spec.host == "swav")
+        settings = fabric_settings(spec) | {
+            "devices": options.devices,
+            "num_nodes": options.nodes,
+            "strategy": strategy,
+        }
+        fabric = Fabric(**settings)
+        fabric.launch()
+        train(spec, RunStore(Path(task["store"])), fabric, task["progress"], task["seconds"])
+    except InputError as error:
+        print(f"{SAYS}{error}", file=sys.stderr, flush=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
