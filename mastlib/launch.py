@@ -15,8 +15,10 @@ from torch import Tensor
 
 try:
     from lightning.fabric import Fabric
-except ImportError:  # the same class from its own, smaller package
+    from lightning.fabric.strategies import DDPStrategy
+except ImportError:  # the same classes from their own, smaller package
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
 
 from mastlib import checkpoints
 from mastlib.errors import InputError
@@ -24,6 +26,7 @@ from mastlib.files import disk, write_text
 from mastlib.runs import RESUME, Run, RunStore, RunWriter
 from mastlib.spec import RunSpec
 
+__all__ = ["DDPStrategy", "Fabric", "Follower", "launch", "leading"]
 SAYS = "mastlib: "  # how the line begins in which a process says why it cannot go on
 
 

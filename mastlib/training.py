@@ -18,11 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-try:
-    from lightning.fabric import Fabric
-except ImportError:  # the same class from its own, smaller package
-    from lightning_fabric import Fabric
-
 from mastlib.augment.kernels import can_compile
 from mastlib.augment.pipeline import Pipeline, Views
 from mastlib.augment.presets import get_pipeline
@@ -33,7 +28,7 @@ from mastlib.distributed import synchronise
 from mastlib.errors import InputError, check_float, check_int, refuse
 from mastlib.evaluate.features import extract
 from mastlib.files import outputs_dir, write_text
-from mastlib.launch import Follower, launch, leading
+from mastlib.launch import Fabric, Follower, launch, leading
 from mastlib.methods import build_method, modules_of
 from mastlib.methods.base import Method, layout_of
 from mastlib.monitors import collapsed, effective_rank, knn_accuracy

@@ -11,15 +11,10 @@ import sys
 from pathlib import Path
 
 from mastlib.errors import InputError
-from mastlib.launch import SAYS, Fabric
+from mastlib.launch import SAYS, DDPStrategy, Fabric
 from mastlib.runs import RunStore
 from mastlib.spec import RunSpec
 from mastlib.training import check_devices, fabric_settings, identify, train
-
-try:
-    from lightning.fabric.strategies import DDPStrategy
-except ImportError:
-    from lightning_fabric.strategies import DDPStrategy
 
 
 def main() -> int:

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 
-from mastlib.launch import Fabric
+from mastlib.launch import DDPStrategy, Fabric
 from mastlib.runs import RunStore
 from mastlib.spec import RunSpec
 from mastlib.training import fabric_settings, train
-from mastlib.worker import DDPStrategy
 
 torch.set_num_threads(1)
 for settings in json.loads(sys.argv[1]):
