@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,31 @@ except ImportError:  # the same classes from their own, smaller package
 from mastlib import checkpoints
 from mastlib.errors import InputError
 from mastlib.files import disk, write_text
-from mastlib.runs import RESUME, Run, RunStore, RunWriter
+from mastlib.runs import RESUME, RunStore, RunWriter
+from mastlib.signals import noted
 from mastlib.spec import RunSpec
 
-__all__ = ["DDPStrategy", "Fabric", "Follower", "launch", "leading"]
+__all__ = ["Fabric", "Follower", "fabric_of", "launch", "leading"]
+WAITING = timedelta(days=30)  # the first process may wait for a run that others make, and the others for it
 SAYS = "mastlib: "  # how the line begins in which a process says why it cannot go on
+
+
+def fabric_of(spec: RunSpec, devices: int = 1, nodes: int = 1) -> Fabric:
+    """What runs `spec` (resolved) on `devices` of each of `nodes` machines; of several processes, this is one that was started."""
+    settings: dict[str, Any] = {"accelerator": "auto", "devices": devices, "num_nodes": nodes}
+    settings["precision"] = "bf16-mixed" if spec.precision == "bf16" else "32-true"
+    if devices * nodes > 1:
+        # SwAV's prototypes have no gradient at first.
+        settings["strategy"] = DDPStrategy(find_unused_parameters=spec.host == "swav", timeout=WAITING)
+    fabric = Fabric(**settings)
+    fabric.launch()
+    return fabric
 
 
 class Follower:
     """What the processes besides the first have for a RunWriter: it reads where the run stands, and writes nothing."""
 
-    def __init__(self, folder: Path, finished: Run | None) -> None:
+    def __init__(self, folder: Path, finished: bool) -> None:
         self.folder, self.finished = folder, finished
 
     def resume(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -60,11 +75,11 @@ def leading(
             yield writer
     elif fabric.global_rank == 0:
         with store.writer(identity, spec, data=data, closure=closure) as writer:
-            fabric.broadcast(str(writer.folder))
+            fabric.broadcast((str(writer.folder), writer.finished is not None))
             yield writer
     else:
-        folder = Path(fabric.broadcast(""))
-        yield Follower(folder, store.finished(identity))
+        folder, finished = fabric.broadcast(("", False))
+        yield Follower(Path(folder), finished)
 
 
 def launch(spec: RunSpec, store: RunStore, devices: int, progress: bool, checkpoint_seconds: float) -> None:
@@ -84,17 +99,17 @@ def launch(spec: RunSpec, store: RunStore, devices: int, progress: bool, checkpo
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
         command += ["-m", "mastlib.worker", str(task), "--devices", str(devices)]
         said = ""
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        # A session of its own: what a terminal sends to all of its processes would reach them twice.
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
             assert process.stderr is not None
-            try:
+            with noted(process.terminate) as asked:  # the launcher tells the processes, which save and end
                 for line in process.stderr:
                     if line.startswith(SAYS):
                         said = line.removeprefix(SAYS).strip()
-                    elif progress:
+                    elif progress and asked.number is None:  # how the launcher says that it was stopped is no news
                         print(line, end="", file=sys.stderr, flush=True)
-            except BaseException:
-                process.terminate()  # the launcher tells the processes, which save and end
-                raise
+                process.wait()
+    asked.obey()
     if process.returncode:
         raise InputError(
             said or f"the processes that train ended with code {process.returncode}; what they said stands above"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -17,8 +17,8 @@ class Asked:
     def __init__(self) -> None:
         self.number: int | None = None
 
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """Handler of the signals. A second Ctrl-C does not wait."""
+    def note(self, number: int) -> None:
+        """The signal came. A second Ctrl-C does not wait."""
         if self.number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = number
@@ -33,8 +33,8 @@ class Asked:
 
 
 @contextlib.contextmanager
-def noted() -> Iterator[Asked]:
-    """Within the block SIGINT and SIGTERM are noted and nothing else; call `obey` where the process may stop.
+def noted(then: Callable[[], object] = lambda: None) -> Iterator[Asked]:
+    """Within the block SIGINT and SIGTERM are noted, followed by `then()`, and nothing else; call `obey` where it may stop.
 
     Only Python's main thread can do this: in another one the block changes nothing.
     """
@@ -42,7 +42,12 @@ def noted() -> Iterator[Asked]:
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before = {number: signal.signal(number, asked.note) for number in STOPPING}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        asked.note(number)
+        then()
+
+    before = {number: signal.signal(number, handle) for number in STOPPING}
     try:
         yield asked
     finally:

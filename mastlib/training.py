@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +27,7 @@ from mastlib.distributed import synchronise
 from mastlib.errors import InputError, check_float, check_int, refuse
 from mastlib.evaluate.features import extract
 from mastlib.files import outputs_dir, write_text
-from mastlib.launch import Fabric, Follower, launch, leading
+from mastlib.launch import Fabric, Follower, fabric_of, launch, leading
 from mastlib.methods import build_method, modules_of
 from mastlib.methods.base import Method, layout_of
 from mastlib.monitors import collapsed, effective_rank, knn_accuracy
@@ -184,7 +183,7 @@ def fit(
     if devices > 1:
         launch(spec, store, devices, progress, checkpoint_seconds)
     else:
-        train(spec, store, Fabric(**fabric_settings(spec)), progress, checkpoint_seconds)
+        train(spec, store, fabric_of(spec), progress, checkpoint_seconds)
     run = store.finished(identity)
     assert run is not None
     return run
@@ -197,11 +196,6 @@ def check_devices(spec: RunSpec, devices: int) -> None:
         raise refuse("devices", devices, f"a divisor of batch_size = {spec.batch_size}")
 
 
-def fabric_settings(spec: RunSpec) -> dict[str, Any]:
-    """What Fabric is asked for: one device, in the spec's precision."""
-    return {"accelerator": "auto", "devices": 1, "precision": "bf16-mixed" if spec.precision == "bf16" else "32-true"}
-
-
 def train(spec: RunSpec, store: RunStore, fabric: Fabric, progress: bool, checkpoint_seconds: float) -> None:
     """Make the run of `spec`, as it is resolved, in `store`, unless another process makes it first: one of `fabric`'s processes."""
     spec, identity, closure = identify(spec)
@@ -211,7 +205,7 @@ def train(spec: RunSpec, store: RunStore, fabric: Fabric, progress: bool, checkp
         torch.manual_seed(spec.seed)
         method = build_method(spec, pipeline.names, len(names))
     with leading(fabric, store, identity, spec, data=bank.fingerprint(), closure=closure) as writer:
-        if writer.finished is None:  # else another process trained it while this one waited
+        if not writer.finished:  # else another process trained it while this one waited
             _train(spec, pipeline, method, labels, writer, fabric, progress, checkpoint_seconds)
 
 

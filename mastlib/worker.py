@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from mastlib.errors import InputError
-from mastlib.launch import SAYS, DDPStrategy, Fabric
+from mastlib.launch import SAYS, fabric_of
 from mastlib.runs import RunStore
 from mastlib.spec import RunSpec
-from mastlib.training import check_devices, fabric_settings, identify, train
+from mastlib.training import check_devices, identify, train
 
 
 def main() -> int:
@@ -29,15 +29,7 @@ def main() -> int:
         spec = RunSpec.from_dict(task["spec"])
         check_devices(spec, options.devices * options.nodes)
         spec, _, _ = identify(spec)
-        # SwAV's prototypes have no gradient at first.
-        strategy = DDPStrategy(find_unused_parameters=spec.host == "swav")
-        settings = fabric_settings(spec) | {
-            "devices": options.devices,
-            "num_nodes": options.nodes,
-            "strategy": strategy,
-        }
-        fabric = Fabric(**settings)
-        fabric.launch()
+        fabric = fabric_of(spec, options.devices, options.nodes)
         train(spec, RunStore(Path(task["store"])), fabric, task["progress"], task["seconds"])
     except InputError as error:
         print(f"{SAYS}{error}", file=sys.stderr, flush=True)

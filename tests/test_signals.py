@@ -33,3 +33,11 @@ def test_a_second_sigterm_waits_as_the_first():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         assert asked.number == signal.SIGTERM
+
+
+def test_what_is_to_follow_follows_each_signal():
+    done = []
+    with noted(lambda: done.append("told")) as asked:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+    assert done == ["told", "told"] and asked.number == signal.SIGTERM

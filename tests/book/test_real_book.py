@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CHAPTERS = [
     "01_images_and_tasks", "02_augmentations", "03_mast_training", "04_method_catalogue", "05_subspaces", "06_augself_cassle",
+    "07_runs",
 ]  # fmt: skip
 
 

@@ -1,14 +1,17 @@
 """Two processes with half of every batch each end where one process with all of it ends."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
+from mastlib import checkpoints
 from mastlib.augment.presets import get_pipeline
 from mastlib.distributed import SyncBatchNorm, synchronise
 from mastlib.errors import InputError
@@ -33,6 +36,15 @@ SPECS = {
     "supervised": TINY.replace(host="supervised", projector=()),
     "looc": TINY.replace(host="moco", queue=300, awareness="looc", pairing="leave_one_out"),
 }  # fmt: skip
+
+FIT = """
+import json, sys
+from pathlib import Path
+from mastlib.runs import RunStore
+from mastlib.spec import RunSpec
+from mastlib.training import fit
+fit(RunSpec.from_dict(json.loads(sys.argv[1])), store=RunStore(Path(sys.argv[2])), devices=2)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +82,26 @@ def test_fit_starts_the_processes_and_a_stopped_run_goes_on_with_one(tmp_path, c
     assert run.info["devices"] == 2 and run.info["status"] == "ok"
     assert "vicreg seed 0" in capfd.readouterr().err
     assert fit(TINY, store=store).id == run.id, "the number of devices is no part of what a run is"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_is_passed_on_and_all_save(number, tmp_path):
+    spec = TINY.replace(epochs=2000)
+    store = RunStore(tmp_path)
+    command = [sys.executable, "-c", FIT, json.dumps(spec.to_dict()), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not (rows := list(tmp_path.glob(".*.partial/metrics.csv"))) or not rows[0].read_text():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.1)
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number if number == signal.SIGTERM else "KeyboardInterrupt" in said
+    assert "SignalException" not in said
+    (folder,) = store.unfinished()
+    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
+    (last,) = checkpoints.found(folder / "resume")[-1:]
+    epochs = len(rows[0].read_text().splitlines()) - 1
+    assert epochs * 4 <= int(last.stem) < 8000 and list(tmp_path.glob("*.lock")) == []
 
 
 def test_what_the_processes_say_reaches_the_caller(tmp_path):
