@@ -23,7 +23,7 @@ except ImportError:  # the same classes from their own, smaller package
 
 from mastlib import checkpoints
 from mastlib.errors import InputError
-from mastlib.files import disk, write_text
+from mastlib.files import write_text
 from mastlib.runs import RESUME, RunStore, RunWriter
 from mastlib.signals import noted
 from mastlib.spec import RunSpec
@@ -87,7 +87,7 @@ def launch(spec: RunSpec, store: RunStore, devices: int, progress: bool, checkpo
 
     Raises InputError with what the processes say where they cannot make it.
     """
-    with tempfile.TemporaryDirectory() as folder, disk(Path(folder)):
+    with tempfile.TemporaryDirectory() as folder:
         task = Path(folder) / "task.json"
         settings = {
             "spec": spec.to_dict(),

@@ -298,6 +298,7 @@ def _train(
         "backbone_parameters": sum(p.numel() for p in method.backbone.parameters()),
     }
     writer.finish(status, info, backbone=method.backbone.state_dict(), method=method.state_dict())
+    asked.obey()  # a request that came too late to stop this run is one to stop what comes after it
 
 
 def named(spec: RunSpec) -> str:

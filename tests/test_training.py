@@ -115,6 +115,19 @@ def test_a_signal_saves_after_the_step_and_the_next_process_goes_on_from_there(n
     same(whole, again)
 
 
+def test_a_signal_that_comes_too_late_to_stop_a_run_stops_what_comes_after_it(tmp_path, monkeypatch):
+    read = training.Monitors.read
+
+    def late(self, backbone):
+        signal.raise_signal(signal.SIGINT)
+        return read(self, backbone)
+
+    monkeypatch.setattr(training.Monitors, "read", late)
+    with pytest.raises(KeyboardInterrupt):
+        fit(TINY, progress=False, store=RunStore(tmp_path))
+    assert RunStore(tmp_path).runs()["status"].tolist() == ["ok"]
+
+
 @pytest.mark.parametrize("how", ["cut", "flipped", "missing", "pickled"])
 @pytest.mark.parametrize("which", ["last", "both"])
 def test_damaged_checkpoints_are_named_and_the_one_before_or_the_start_is_gone_on_from(
