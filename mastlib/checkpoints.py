@@ -90,8 +90,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Give `optimizer`, made anew for the same parameters, the state that `optimizer_tensors` told."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, _, name = key.partition(".")
+        like = parameters[int(number)]
+        if value.shape == like.shape:  # in the parameter's layout, which decides how a kernel rounds
+            value = torch.empty_like(like, dtype=value.dtype, device=value.device).copy_(value)
         state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -39,6 +39,9 @@ STATEFUL = {
     "simsiam": TINY.replace(host="simsiam", awareness="cassle", augmentations="standard5"),
     "looc": TINY.replace(host="moco", queue=48, awareness="looc", pairing="leave_one_out", augmentations="standard5"),
 }  # fmt: skip
+STATEFUL["channels last"] = TINY.replace(
+    memory_format="channels_last", precision="bf16", width=16, image_size=32, lr=0.012, weight_decay=0.05
+)
 STATEFUL["looc++"] = STATEFUL["looc"].replace(looc_stages=True)
 
 
