@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mastlib.provenance import hardware
 from mastlib.runs import Run, RunStore
 from mastlib.spec import RunSpec
 from mastlib.training import identify
@@ -49,15 +50,14 @@ def forecast(specs: Iterable[RunSpec], store: RunStore | None = None) -> Forecas
     """What training `specs` on this machine takes, each once; runs that diverged tell nothing.
 
     A run's seconds are its passes over images times the median of seconds an image of the runs that are most LIKE it, with
-    networks and images of the same SHAPE on this kind of device; the memory is the most that any of those took.
+    networks and images of the same SHAPE on the same hardware; the memory is the most that any of those took.
     """
     store = store or RunStore()
-    past = [
-        run for run in map(store.finished, store.identities()) if run is not None and run.info["status"] != "diverged"
-    ]
-    have = {run.id for run in past}
+    finished = [run for run in map(store.finished, store.identities()) if run is not None]
+    have, here = {run.id for run in finished}, hardware()
+    past = [run for run in finished if run.info["status"] != "diverged" and run.info["hardware"] == here]
     planned = {identity: spec for spec, identity, _ in map(identify, specs)}
-    missing = [spec for identity, spec in planned.items() if identity not in have and store.finished(identity) is None]
+    missing = [spec for identity, spec in planned.items() if identity not in have]
     seconds, memory = [], []
     for spec in missing:
         like = _like(spec, past)

@@ -61,3 +61,8 @@ def test_a_run_that_diverged_tells_nothing(store):
     took(store, TINY, 5.0, status="diverged")
     assert forecast([TINY.replace(seed=1)], store).seconds is None
     assert forecast([TINY], store) == Forecast(1, 1, 0, None, None)
+
+
+def test_a_run_on_other_hardware_is_there_and_tells_nothing_of_time(store):
+    took(store, TINY, 5.0, hardware="a machine of another kind")
+    assert forecast([TINY, TINY.replace(seed=1)], store) == Forecast(2, 1, 0, None, None)

@@ -47,7 +47,7 @@ class CASSLE(Awareness):
 
     def conditions(self, views: Views) -> list[Tensor | None]:
         told = descriptors(views, self.keys)
-        # The next image's: batches are drawn in random order, so it is as true of this image as any other.
+        # The next image's: what is drawn does not look at the image, so it is as true of this one as any other.
         return list(told if self.given == "own" else told.roll(1, dims=1))
 
     def projector(self, sizes: Sequence[int], last: str) -> nn.Module:
