@@ -1,5 +1,5 @@
 # Every target sets up .venv by itself, and again only when pyproject.toml changes. Needs python3 >= 3.11 with venv.
-#   make book | test | lab | bench | lint | env | clean      TIER=smoke|laptop|gpu|paper      PYTHON=python3.12
+#   make book | grid | test | lab | bench | lint | env | clean      TIER=smoke|laptop|gpu|paper      PYTHON=python3.12
 PYTHON ?= python3
 TIER ?= laptop
 TIERS := smoke laptop gpu paper
@@ -11,11 +11,15 @@ ifneq ($(words $(TIER)) $(filter $(TIERS),$(TIER)),1 $(TIER))
 $(error TIER = $(TIER) cannot be used; accepted: $(TIERS))
 endif
 
-.PHONY: book test lab bench lint env clean
+.PHONY: book grid test lab bench lint env clean
 .DEFAULT_GOAL := book
 
 book: $(VENV)/.book
 	@$(RUN) -m mastlib.book --tier $(TIER)
+
+# What the book trains, a process for each run: JOBS at a time.
+grid: $(VENV)/.book
+	@$(RUN) -m mastlib.grid run --tier $(TIER) $(if $(JOBS),--jobs $(JOBS))
 
 lab: $(VENV)/.book
 	@$(RUN) -m jupyterlab chapters
@@ -39,7 +43,7 @@ env: $(VENV)/.test
 
 # Stamps: what the book needs; what its tests, linters and the image bank's builder need on top; what it is compared with.
 $(VENV)/.book: EXTRAS :=
-$(VENV)/.test: EXTRAS := [test,dev,data]
+$(VENV)/.test: EXTRAS := [test,dev,data,cluster]
 $(VENV)/.bench: EXTRAS := [test,bench]
 $(VENV)/.book $(VENV)/.test $(VENV)/.bench: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

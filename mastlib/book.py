@@ -32,6 +32,7 @@ from mastlib.chapter import check_parameters, declared
 from mastlib.closure import closure_hash
 from mastlib.errors import InputError, check_choice
 from mastlib.files import outputs_dir, write_text
+from mastlib.locks import alone
 from mastlib.methods import modules_of
 from mastlib.publish import BookError, make_html, stage
 from mastlib.tiers import TIERS
@@ -43,31 +44,38 @@ class Chapter:
 
     name: str  # as in _toc.yml, such as "chapters/01_images"
     notebook: nbformat.NotebookNode
-    parameters: dict[str, Any]
+    parameters: dict[str, Any]  # those that are given
+    values: dict[str, Any]  # of all its parameters
     key: str
 
+    @property
+    def short(self) -> str:
+        """Its name without the folder, as parameters are given to it."""
+        return self.name.rpartition("/")[2]
 
-def build(root: Path, tier: str, given: Mapping[str, Mapping[str, Any]] | None = None) -> Path:
+
+Given = Mapping[str, Mapping[str, Any]]  # chapter -> parameters over its own
+
+
+def build(root: Path, tier: str, given: Given | None = None) -> Path:
     """Path of the built book's index.html; only what changed since the last build is executed and built.
 
     root: folder with _toc.yml, _config.yml. given: chapter name -> parameters over the chapter's own defaults.
     Raises InputError before any kernel starts where a tier or parameter is unknown or ill-typed, BookError where a
     chapter or the HTML build fails; the last good book then stays as it was.
     """
-    check_choice("tier", tier, TIERS)
     pages, chapters = plan(root, tier, given or {})
     outputs = outputs_dir()
-    executed = outputs / "executed" / tier
     with _alone(outputs / "book"):
-        for chapter in chapters:
-            execute(chapter, executed / f"{chapter.name}.ipynb")
+        made = {chapter.name: execute(chapter, tier) for chapter in chapters}
         source = outputs / "book" / "source"
-        stage(root, tier, pages, {chapter.name: executed / f"{chapter.name}.ipynb" for chapter in chapters}, source)
+        stage(root, tier, pages, made, source)
         return make_html(source, outputs / "book" / "html")
 
 
-def plan(root: Path, tier: str, given: Mapping[str, Mapping[str, Any]]) -> tuple[list[Path], list[Chapter]]:
+def plan(root: Path, tier: str, given: Given) -> tuple[list[Path], list[Chapter]]:
     """The pages and the chapters that _toc.yml names, each chapter with checked parameters and its key."""
+    check_choice("tier", tier, TIERS)
     pages, chapters = [], []
     for name in _named(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))):
         if (root / f"{name}.md").is_file():
@@ -77,26 +85,37 @@ def plan(root: Path, tier: str, given: Mapping[str, Mapping[str, Any]]) -> tuple
             chapters.append(_chapter(name, root / f"{name}.ipynb", mine))
         else:
             raise InputError(f"_toc.yml names {name}, but there is neither {name}.ipynb nor {name}.md")
-    names = [chapter.name.rpartition("/")[2] for chapter in chapters]
     for name in given:
-        check_choice("chapter", name, names)
+        find(chapters, name)
     return pages, chapters
 
 
-def execute(chapter: Chapter, target: Path) -> None:
-    """Run the clean notebook into `target`, unless `target` was made from the same notebook, parameters, code and data.
+def find(chapters: Sequence[Chapter], short: str) -> Chapter:
+    """The one of `chapters` with this short name; InputError where there is none."""
+    named = {chapter.short: chapter for chapter in chapters}
+    return named[check_choice("chapter", short, named)]
+
+
+def execute(chapter: Chapter, tier: str) -> Path:
+    """The executed copy of the clean notebook; made now unless it was made from the same notebook, parameters, code and data.
 
     Raises BookError that names chapter and cell; the partly executed copy then stays beside as `<name>.failed.ipynb`.
     """
-    if target.is_file() and nbformat.read(target, as_version=4).metadata.get("mastlib_key") == chapter.key:
-        print(f"{chapter.name}: nothing changed, not executed again", flush=True)
-        return
+    target = outputs_dir() / "executed" / tier / f"{chapter.name}.ipynb"
+    with alone(target):
+        if target.is_file() and nbformat.read(target, as_version=4).metadata.get("mastlib_key") == chapter.key:
+            print(f"{chapter.name}: nothing changed, not executed again", flush=True)
+        else:
+            _execute(chapter, target)
+    return target
+
+
+def _execute(chapter: Chapter, target: Path) -> None:
     import papermill
     from nbclient.exceptions import DeadKernelError
 
     print(f"{chapter.name}: executing with {_spell(chapter.parameters)}", flush=True)
     failed, partial = (target.with_name(f"{target.stem}.{state}.ipynb") for state in ("failed", "partial"))
-    target.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     try:
         with _own_kernel() as kernel:
@@ -142,21 +161,15 @@ def imported_modules(notebook: nbformat.NotebookNode) -> set[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: 0 built, 1 a chapter or the build failed, 2 an input cannot be used (one line on stderr)."""
     parser = argparse.ArgumentParser(prog="python -m mastlib.book", description="Execute the chapters, build the book.")
-    parser.add_argument("--tier", default="laptop", help=f"one of {', '.join(TIERS)} (default: laptop)")
-    parser.add_argument(
-        "--book", type=Path, default=Path(__file__).parents[1], help="folder with _toc.yml and _config.yml"
-    )
-    parser.add_argument(
-        "-p",
-        "--parameter",
-        action="append",
-        default=[],
-        metavar="CHAPTER.NAME=VALUE",
-        help="a parameter over the chapter's own, its value as YAML: -p 03_mast_training.seeds='[0]'",
-    )
+    add_options(parser)
+    parser.add_argument("--only", metavar="CHAPTER", help="execute this chapter, build no book")
     chosen = parser.parse_args(arguments)
     try:
-        print(build(chosen.book.absolute(), chosen.tier, _given(chosen.parameter)))
+        if chosen.only is not None:
+            _, chapters = plan(chosen.book, chosen.tier, given_by(chosen.parameter))
+            print(execute(find(chapters, chosen.only), chosen.tier))
+        else:
+            print(build(chosen.book, chosen.tier, given_by(chosen.parameter)))
     except InputError as error:
         print(f"book: {error}", file=sys.stderr)
         return 2
@@ -167,6 +180,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("book: interrupted; the last good book is as it was", file=sys.stderr)
         return 130
     return 0
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Tier, book and parameters, as every command takes them that plans chapters."""
+    parser.add_argument("--tier", default="laptop", help=f"one of {', '.join(TIERS)} (default: laptop)")
+    parser.add_argument(
+        "--book",
+        type=lambda text: Path(text).absolute(),
+        default=Path(__file__).parents[1],
+        help="folder with _toc.yml and _config.yml",
+    )
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="CHAPTER.NAME=VALUE",
+        help="a parameter over the chapter's own, its value as YAML: -p 03_mast_training.seeds='[0]'",
+    )
+
+
+def given_by(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`["03_mast.seeds=[0]"]` -> `{"03_mast": {"seeds": [0]}}`; InputError for what is no such text."""
+    given: dict[str, dict[str, Any]] = {}
+    for pair in pairs:
+        found = re.fullmatch(r"(.+?)\.(\w+)=(.*)", pair, re.S)
+        if not found:
+            raise InputError(f"parameter {pair!r} cannot be used; accepted: CHAPTER.NAME=VALUE")
+        try:
+            value = json.loads(found[3])  # YAML 1.1 takes 1e-3 for a string
+        except ValueError:
+            value = yaml.safe_load(found[3])
+        given.setdefault(found[1], {})[found[2]] = value
+    return given
 
 
 def _named(node: Any) -> Iterator[str]:
@@ -189,7 +236,8 @@ def _chapter(name: str, path: Path, given: dict[str, Any]) -> Chapter:
         raise InputError(f"{name}: needs exactly one cell tagged parameters, has {len(cells)}")
     try:
         known = declared(cells[0].source)
-        check_parameters({n: kind for n, (kind, _) in known.items()}, {n: v for n, (_, v) in known.items()} | given)
+        values = {n: v for n, (_, v) in known.items()} | given
+        check_parameters({n: kind for n, (kind, _) in known.items()}, values)
         modules = sorted(imported_modules(notebook))
         ingredients = [[[cell.cell_type, cell.source, cell.metadata] for cell in notebook.cells], given]
         if modules:  # a notebook that imports nothing of ours reads none of our data
@@ -200,7 +248,7 @@ def _chapter(name: str, path: Path, given: dict[str, Any]) -> Chapter:
     except (InputError, SyntaxError) as error:
         raise InputError(f"{name}: {error}") from None
     key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
-    return Chapter(name, notebook, given, key)
+    return Chapter(name, notebook, given, values, key)
 
 
 @contextlib.contextmanager
@@ -249,21 +297,6 @@ def _story(error: Exception) -> str:
     first = next((line for line in error.source.splitlines() if line.strip()), "")  # type: ignore[attr-defined]
     where = f"failed in cell [{error.exec_count}], which begins: {first}"  # type: ignore[attr-defined]
     return "\n  ".join([where, *lines[-4:]])
-
-
-def _given(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`["03_mast.seeds=[0]"]` -> `{"03_mast": {"seeds": [0]}}`."""
-    given: dict[str, dict[str, Any]] = {}
-    for pair in pairs:
-        found = re.fullmatch(r"(.+?)\.(\w+)=(.*)", pair, re.S)
-        if not found:
-            raise InputError(f"parameter {pair!r} cannot be used; accepted: CHAPTER.NAME=VALUE")
-        try:
-            value = json.loads(found[3])  # YAML 1.1 takes 1e-3 for a string
-        except ValueError:
-            value = yaml.safe_load(found[3])
-        given.setdefault(found[1], {})[found[2]] = value
-    return given
 
 
 def _is_package(module: str) -> bool:

@@ -13,18 +13,11 @@ import pandas as pd
 
 from mastlib import checkpoints
 from mastlib.errors import InputError, check_int
+from mastlib.files import write_text
 from mastlib.runs import RESUME, Run, RunStore
 from mastlib.spec import RunSpec
 from mastlib.training import identify
 
-TRAIN = """
-import json, sys
-from pathlib import Path
-from mastlib.runs import RunStore
-from mastlib.spec import RunSpec
-from mastlib.training import fit
-fit(RunSpec.from_dict(json.loads(sys.argv[1])), progress=False, store=RunStore(Path(sys.argv[2])), checkpoint_seconds=0)
-"""
 POLL = 0.02  # seconds
 
 
@@ -63,12 +56,13 @@ def killed_run(spec: RunSpec, root: Path, kills: int) -> tuple[Run, pd.DataFrame
 
 
 def _process(spec: RunSpec, root: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", TRAIN, json.dumps(spec.to_dict()), str(root)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    task = root / "task.json"
+    write_text(task, json.dumps({"spec": spec.to_dict()}))
+    command = [sys.executable, "-m", "mastlib", "fit", str(task), "--store", str(root), "--every", "0"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def _reached(store: RunStore, identity: str) -> int:
     """The step of the last checkpoint."""
-    folder = store.folder(identity)
-    found = checkpoints.found(folder.with_name(f".{folder.name}.partial") / RESUME)
+    found = checkpoints.found(store.working(identity) / RESUME)
     return int(found[-1].stem) if found else 0

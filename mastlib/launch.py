@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -16,9 +17,11 @@ from torch import Tensor
 
 try:
     from lightning.fabric import Fabric
+    from lightning.fabric.plugins.environments import LightningEnvironment
     from lightning.fabric.strategies import DDPStrategy
 except ImportError:  # the same classes from their own, smaller package
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
 from mastlib import checkpoints
@@ -29,6 +32,7 @@ from mastlib.signals import noted
 from mastlib.spec import RunSpec
 
 __all__ = ["Fabric", "Follower", "fabric_of", "launch", "leading"]
+warnings.filterwarnings("ignore", "The `srun` command is available")  # a run by one process is started without it
 WAITING = timedelta(days=30)  # the first process may wait for a run that others make, and the others for it
 SAYS = "mastlib: "  # how the line begins in which a process says why it cannot go on
 
@@ -37,7 +41,11 @@ def fabric_of(spec: RunSpec, devices: int = 1, nodes: int = 1) -> Fabric:
     """What runs `spec` (resolved) on `devices` of each of `nodes` machines; of several processes, this is one that was started."""
     settings: dict[str, Any] = {"accelerator": "auto", "devices": devices, "num_nodes": nodes}
     settings["precision"] = "bf16-mixed" if spec.precision == "bf16" else "32-true"
-    if devices * nodes > 1:
+    if devices * nodes == 1:
+        settings["plugins"] = (
+            LightningEnvironment()
+        )  # a job that Slurm gave several tasks may train a run in one of them
+    else:
         # SwAV's prototypes have no gradient at first.
         settings["strategy"] = DDPStrategy(find_unused_parameters=spec.host == "swav", timeout=WAITING)
     fabric = Fabric(**settings)

@@ -52,6 +52,10 @@ def _identity(spec: Mapping[str, Any], data: str, code: str) -> str:
     return hashlib.sha256(_json({"spec": spec, "data": data, "code": code}).encode()).hexdigest()[:16]
 
 
+class OtherVersion(InputError):
+    """A run that is whole, but of a version of the package with other settings."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run: `info` is run.json (status, versions, device, seed, times, ...); files are read on demand.
@@ -92,13 +96,22 @@ class RunStore:
             raise refuse("run id", identity, "16 hexadecimal digits")
         return self.root / identity
 
+    def working(self, identity: str) -> Path:
+        """Where the run lies while it is made."""
+        return self.folder(identity).with_name(f".{identity}.partial")
+
     def finished(self, identity: str) -> Run | None:
-        """The finished run, or None; a damaged one counts as not finished, with a warning that names the file."""
+        """The finished run, or None; a damaged one counts as not finished, with a warning that names the file.
+
+        One of a version of the package that had other settings counts as not finished too, with no warning.
+        """
         folder = self.folder(identity)
         if not folder.is_dir():
             return None
         try:
             return _read(folder)
+        except OtherVersion:
+            return None
         except InputError as error:
             warnings.warn(f"run {identity} counts as not finished: {error}", stacklevel=2)
             return None
@@ -116,9 +129,11 @@ class RunStore:
         """The ids of the runs that have a folder, damaged ones too."""
         return sorted(path.name for path in self.root.glob("*") if re.fullmatch("[0-9a-f]{16}", path.name))
 
-    def unfinished(self) -> list[Path]:
-        """The working folders of runs that are being made, or were ended."""
-        return sorted(path for path in self.root.glob(".*.partial") if re.fullmatch("[0-9a-f]{16}", path.name[1:-8]))
+    def unfinished(self) -> list[str]:
+        """The ids of the runs that are being made, or were ended."""
+        return sorted(
+            found[1] for p in self.root.glob(".*") if (found := re.fullmatch(r"\.([0-9a-f]{16})\.partial", p.name))
+        )
 
     def runs(self) -> pd.DataFrame:
         """One row per finished run, oldest first: run_id, status, finished, seconds, and every field of its spec."""
@@ -139,7 +154,7 @@ class RunStore:
         if identity != run_id(spec, data, closure):
             raise refuse("run id", identity, "the identity of this spec, data and code")
         with alone(self.folder(identity)) as held:
-            writer = RunWriter(self.folder(identity), spec, data, closure, self.finished(identity), held)
+            writer = RunWriter(self, identity, spec, data, closure, held)
             try:
                 yield writer
                 writer.interrupted("ended before it was finished")
@@ -155,13 +170,13 @@ class RunWriter:
     """
 
     def __init__(
-        self, target: Path, spec: RunSpec, data: str, closure: Mapping[str, str], finished: Run | None, held: Held
+        self, store: RunStore, identity: str, spec: RunSpec, data: str, closure: Mapping[str, str], held: Held
     ) -> None:
-        self.target, self.finished, self.held = target, finished, held
-        self.folder = target.with_name(f".{target.name}.partial")
+        self.target, self.folder = store.folder(identity), store.working(identity)
+        self.finished, self.held = store.finished(identity), held
         self._columns: list[str] | None = None
         self._begun = time.monotonic()
-        if finished is not None:
+        if self.finished is not None:
             return
         with disk(self.folder):
             self.folder.mkdir(exist_ok=True)
@@ -173,7 +188,7 @@ class RunWriter:
             (self.folder / "metrics.csv").touch()
         write_text(self.folder / "spec.json", _json(spec.to_dict(), indent=2))
         self._info = {
-            "run_id": target.name, "seed": spec.seed, "data": data, "code": combine(closure), "closure": dict(closure),
+            "run_id": identity, "seed": spec.seed, "data": data, "code": combine(closure), "closure": dict(closure),
             "started": _now(), "git": git_state(), "versions": versions(), "hardware": hardware(),
             "threads": torch.get_num_threads(),
         }  # fmt: skip
@@ -258,7 +273,7 @@ class RunWriter:
 
 
 def _read(folder: Path) -> Run:
-    """The run in `folder`; raises InputError that names what is missing or damaged."""
+    """The run in `folder`; raises InputError that names what is missing or damaged, OtherVersion if settings are not today's."""
     try:
         info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         for name, facts in info["files"].items():
@@ -273,7 +288,10 @@ def _read(folder: Path) -> Run:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{folder / 'run.json'} is damaged ({type(error).__name__})") from None
-    return Run(folder.name, folder, RunSpec.from_dict(spec), info)
+    try:
+        return Run(folder.name, folder, RunSpec.from_dict(spec), info)
+    except InputError as error:
+        raise OtherVersion(f"{folder.name} is of another version of mastlib: {error}") from None
 
 
 def _verified(path: Path, info: Mapping[str, Any]) -> bytes:

@@ -14,9 +14,10 @@ from mastlib.data import bank
 from mastlib.errors import InputError, check_choice, refuse
 from mastlib.files import atomic, disk, write_text
 from mastlib.locks import alone
-from mastlib.runs import FINISHED, RESUME, Run, RunStore
+from mastlib.runs import FINISHED, RESUME, OtherVersion, Run, RunStore
 from mastlib.spec import RunSpec
 
+STATUSES = [*FINISHED, "damaged", "outdated"]  # by which runs are thrown away
 FACTS = ["run_id", "status", "finished", "seconds"]
 
 
@@ -33,42 +34,47 @@ def problems(store: RunStore) -> list[str]:
     for identity in store.identities():
         try:
             store.read(identity).verify()
+        except OtherVersion:
+            continue
         except InputError as error:
             found.append(f"{identity}: {error}")
-    for folder in store.unfinished():
-        for path in checkpoints.found(folder / RESUME):
+    for identity in store.unfinished():
+        for path in checkpoints.found(store.working(identity) / RESUME):
             try:
                 checkpoints.read(path)
             except InputError as error:
-                found.append(f"{folder.name[1:-8]}: {error}")
+                found.append(f"{identity}: {error}")
     return found
 
 
 def prune(
     store: RunStore, *, statuses: Sequence[str] = (), unfinished: bool = False, really: bool = False
 ) -> list[Path]:
-    """The folders of finished runs with one of `statuses`, or "damaged", and of `unfinished` ones; deleted only if `really`.
+    """The folders of finished runs with one of `statuses`, or "damaged", or "outdated" (of a version of the package that had other
+    settings), and of `unfinished` ones; deleted only if `really`.
 
     A run that a process is making is waited for, and stays. Raises InputError for another status, or a disk that refuses.
     """
     for status in statuses:
-        check_choice("status", status, [*FINISHED, "damaged"])
-    chosen = []
+        check_choice("status", status, STATUSES)
+    chosen: list[tuple[str, Path]] = []
     for identity in store.identities():
         try:
             status = store.read(identity).info["status"]
+        except OtherVersion:
+            status = "outdated"
         except InputError:
             status = "damaged"
         if status in statuses:
-            chosen.append(store.folder(identity))
+            chosen.append((identity, store.folder(identity)))
     if unfinished:
-        chosen += store.unfinished()
+        chosen += [(identity, store.working(identity)) for identity in store.unfinished()]
     if really:
-        for folder in chosen:
-            with alone(store.folder(folder.name.removeprefix(".").removesuffix(".partial"))), disk(folder):
+        for identity, folder in chosen:
+            with alone(store.folder(identity)), disk(folder):
                 if folder.is_dir():
                     shutil.rmtree(folder)
-    return chosen
+    return [folder for _, folder in chosen]
 
 
 def export(run: Run, folder: Path) -> None:

@@ -16,10 +16,15 @@ class Tier:
     """One size: what hardware it is for, the RunSpec fields it sets, for each host besides, and how much is evaluated.
 
     `objects`, `latents`: images of the evaluation pools (None: all); `every_weight`: the probe tries every n-th of the
-    45 regularisation weights.
+    45 regularisation weights. What a run, or a chapter, asks a cluster for: `cpus`, which are a run's threads, `gpus`, `memory`
+    in MB and `minutes`, after which it is ended and goes on in another job.
     """
 
     hardware: str
+    minutes: int
+    memory: int
+    cpus: int = 2
+    gpus: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     hosts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     objects: int | None = None
@@ -70,24 +75,27 @@ PUBLISHED_BY: Mapping[str, str] = MappingProxyType(
 TIERS: Mapping[str, Tier] = MappingProxyType(
     {
         "smoke": Tier(
-            "two CPU cores, seconds a run: shows that everything works",
-            {**_SMALL, "width": 8, "images": 1024, "epochs": 3, "warmup_epochs": 1, "knn_every": 1},
-            _SMOKE_HOSTS, objects=3000, latents=1500, every_weight=11,
+            "two CPU cores, seconds a run: shows that everything works", 20, 3000, cpus=1,
+            settings={**_SMALL, "width": 8, "images": 1024, "epochs": 3, "warmup_epochs": 1, "knn_every": 1},
+            hosts=_SMOKE_HOSTS, objects=3000, latents=1500, every_weight=11,
         ),
         "laptop": Tier(
-            "two CPU cores, under a minute a run",
-            {**_SMALL, "images": 16384, "epochs": 4, "warmup_epochs": 0.3, "knn_every": 1},
-            _HOSTS, every_weight=4,
+            "two CPU cores, under a minute a run", 60, 4000,
+            settings={**_SMALL, "images": 16384, "epochs": 4, "warmup_epochs": 0.3, "knn_every": 1},
+            hosts=_HOSTS, every_weight=4,
         ),
         "gpu": Tier(
-            "one GPU, about ten minutes a run",
-            {
+            "one GPU, about ten minutes a run", 240, 32000, cpus=8, gpus=1,
+            settings={
                 "backbone": "resnet18", "stem": "small", "image_size": 64,
                 "images": 131072, "epochs": 100, "batch_size": 1024, "warmup_epochs": 10,
             },
-            {host: {"projector": (2048, 2048, 2048)} for host in ("vicreg", "barlow")},
+            hosts={host: {"projector": (2048, 2048, 2048)} for host in ("vicreg", "barlow")},
         ),
-        "paper": Tier("eight GPUs, VICReg's published schedule on this book's images", {"images": 1281167}, _PAPERS),
+        "paper": Tier(
+            "eight GPUs, VICReg's published schedule on this book's images", 1440, 256000, cpus=64, gpus=8,
+            settings={"images": 1281167}, hosts=_PAPERS,
+        ),
     }
 )  # fmt: skip
 

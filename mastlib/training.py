@@ -147,11 +147,16 @@ def generator(*numbers: int, device: torch.device | str = "cpu") -> torch.Genera
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "little") % 2**63)
 
 
+def ingredients(spec: RunSpec) -> tuple[str, dict[str, str]]:
+    """What a run's identity holds besides the resolved spec: the data's fingerprint and the source closure."""
+    return bank.fingerprint(), source_closure("mastlib.training", *modules_of(spec))
+
+
 def identify(spec: RunSpec) -> tuple[RunSpec, str, dict[str, str]]:
     """`spec` as this machine would run it (`resolve`), the id that the run has, and the source closure that is part of it."""
     spec = resolve(spec)
-    closure = source_closure("mastlib.training", *modules_of(spec))
-    return spec, run_id(spec, bank.fingerprint(), closure), closure
+    data, closure = ingredients(spec)
+    return spec, run_id(spec, data, closure), closure
 
 
 def fit(

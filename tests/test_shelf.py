@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from mastlib import shelf
+from mastlib import runs, shelf
 from mastlib.__main__ import main
 from mastlib.evaluate.tasks import load_backbone
 from mastlib.runs import RunStore
@@ -48,7 +49,7 @@ def test_the_list_shows_the_settings_that_differ_and_no_other(store, capsys):
     assert main(["runs", "list"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in store.identities())
-    assert f"{store.unfinished()[0].name[1:-8]} is unfinished" in said
+    assert f"{store.unfinished()[0]} is unfinished" in said
     assert main(["runs", "list", "--csv"]) == 0
     assert capsys.readouterr().out.startswith("run_id,status,finished,seconds,seed\n")
 
@@ -68,7 +69,7 @@ def test_verify_names_every_damaged_file(store, capsys):
     assert main(["runs", "verify"]) == 0
     assert capsys.readouterr().out == "2 finished and 1 unfinished runs are whole\n"
     weights = store.folder(store.identities()[0]) / "method.safetensors"
-    last = sorted((store.unfinished()[0] / "resume").iterdir())[-1]
+    last = sorted((store.working(store.unfinished()[0]) / "resume").iterdir())[-1]
     for path in (weights, last):
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
@@ -81,7 +82,7 @@ def test_verify_names_every_damaged_file(store, capsys):
 def test_prune_says_first_and_deletes_what_was_named_only_with_yes(store, capsys):
     kept, gone = store.identities()
     (store.folder(gone) / "metrics.csv").unlink()
-    (partial,) = store.unfinished()
+    partial = store.working(store.unfinished()[0])
     for arguments, there in (([], True), (["--yes"], False)):
         assert main(["runs", "prune", "--status", "damaged", "--unfinished", *arguments]) == 0
         assert capsys.readouterr().out.splitlines() == [
@@ -91,6 +92,26 @@ def test_prune_says_first_and_deletes_what_was_named_only_with_yes(store, capsys
     assert main(["runs", "prune", "--status", "collapsed", "damaged", "diverged", "--unfinished", "--yes"]) == 0
     assert capsys.readouterr().out == "nothing to delete\n"
     assert store.identities() == [kept] and [path.name for path in store.root.iterdir()] == [kept]
+
+
+def test_a_run_of_a_version_with_other_settings_is_no_damage(store, capsys, recwarn):
+    kept, old = store.identities()
+    folder = store.folder(old)
+    info = json.loads((folder / "run.json").read_text())
+    spec = {**json.loads((folder / "spec.json").read_text()), "strength": 3}
+    text = json.dumps(spec)
+    info["files"]["spec.json"] = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "bytes": len(text)}
+    name = runs._identity(spec, info["data"], info["code"])
+    (folder / "spec.json").write_text(text)
+    (folder / "run.json").write_text(json.dumps(info))
+    folder.rename(store.folder(name))
+    assert list(store.runs()["run_id"]) == [kept] and store.finished(name) is None and not recwarn.list
+    assert main(["runs", "verify"]) == 0
+    assert main(["runs", "show", name]) == 2
+    assert "is of another version of mastlib: unknown setting strength = 3" in capsys.readouterr().err
+    assert shelf.prune(store, statuses=["damaged"], really=True) == []
+    assert shelf.prune(store, statuses=["outdated"], really=True) == [store.folder(name)]
+    assert store.identities() == [kept]
 
 
 def test_an_export_loads_elsewhere_and_its_card_says_what_it_is(store, tmp_path, capsys):

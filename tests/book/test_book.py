@@ -62,11 +62,20 @@ def test_a_book_from_end_to_end(
 
 
 @pytest.mark.notebook
+def test_one_chapter_is_executed_alone(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert make(tiny, "--only", "one") == 0
+    target = outputs_dir() / "executed" / "smoke" / "chapters" / "one.ipynb"
+    assert capfd.readouterr().out.splitlines()[-1] == str(target) and target.is_file()
+    assert not (outputs_dir() / "book").exists()
+    assert make(tiny) == 0
+    assert (tmp_path / "marks").read_text() == "smoke 2\n", "the book takes the copy that is there"
+
+
+@pytest.mark.notebook
 def test_a_changed_parameter_executes_again(tiny: Path, tmp_path: Path) -> None:
-    target = outputs_dir() / "one.ipynb"
     for n in (2, 3, 3):
         _, [chapter] = book.plan(tiny, "smoke", {"one": {"n": n}})
-        book.execute(chapter, target)
+        target = book.execute(chapter, "smoke")
     assert (tmp_path / "marks").read_text() == "smoke 2\nsmoke 3\n"
     assert nbformat.read(target, as_version=4).metadata.papermill.parameters == {"tier": "smoke", "n": 3}
 
@@ -106,6 +115,7 @@ def test_the_key_knows_notebook_parameters_code_and_data(
         ("smoke", ["-p", "one.m=3"], "chapters/one: unknown parameter m; this chapter takes: tier, n"),
         ("smoke", ["-p", "one.n=[1]"], "chapters/one: n = [1] cannot be used; accepted: a value of type int"),
         ("smoke", ["-p", "two.n=1"], "chapter = 'two' cannot be used; accepted: one"),
+        ("smoke", ["--only", "two"], "chapter = 'two' cannot be used; accepted: one"),
         ("smoke", ["-p", "n=1"], "parameter 'n=1' cannot be used; accepted: CHAPTER.NAME=VALUE"),
     ],
 )

@@ -97,7 +97,7 @@ def test_a_request_to_stop_is_passed_on_and_all_save(number, tmp_path):
         said = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number if number == signal.SIGTERM else "KeyboardInterrupt" in said
     assert "SignalException" not in said
-    (folder,) = store.unfinished()
+    folder = store.working(*store.unfinished())
     assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
     (last,) = checkpoints.found(folder / "resume")[-1:]
     epochs = len(rows[0].read_text().splitlines()) - 1

@@ -1,0 +1,56 @@
+"""What the chapters train: each one's arms, from its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import pandas as pd
+
+from mastlib.catalogue import pair_spec
+from mastlib.spec import RunSpec
+from mastlib.tiers import tier_spec
+
+Arms = dict[str, RunSpec]
+
+
+def compared(arms: Arms) -> pd.DataFrame:
+    """A row for each arm: the settings in which they differ."""
+    table = pd.DataFrame({arm: spec.to_dict() for arm, spec in arms.items()}).T
+    return table.loc[:, [table[name].astype(str).nunique() > 1 for name in table]]
+
+
+def mast(tier: str, augmentations: str, overrides: Mapping[str, Any]) -> Arms:
+    """MAST, its host, the host on MAST's pairs (a control without masks), and the host without what takes colour away."""
+    host = tier_spec(tier, augmentations=augmentations, **overrides)
+    masked = pair_spec(tier, "vicreg", "mast", augmentations=augmentations, **overrides)
+    return {
+        "VICReg": host,
+        "VICReg, no colour ops": host.replace(without=["color", "grayscale"]),
+        "VICReg, MAST's pairs": host.replace(pairing=masked.pairing),
+        "MAST": masked,
+    }
+
+
+def subspaces(tier: str, augmentations: str, overrides: Mapping[str, Any]) -> Arms:
+    """MAST alone."""
+    return {"MAST": pair_spec(tier, "vicreg", "mast", augmentations=augmentations, **overrides)}
+
+
+def rivals(tier: str, augmentations: str, overrides: Mapping[str, Any]) -> Arms:
+    """AugSelf and CASSLE, each beside a host of its paper."""
+    shared = {"augmentations": augmentations, **overrides}
+    return {
+        "SimSiam": pair_spec(tier, "simsiam", "none", **shared),
+        "SimSiam + AugSelf": pair_spec(tier, "simsiam", "augself", **shared),
+        "MoCo": pair_spec(tier, "moco", "none", **shared),
+        "MoCo + CASSLE": pair_spec(tier, "moco", "cassle", **shared),
+    }
+
+
+#: The arms of each chapter that compares runs; each is trained with every one of the chapter's `seeds`. Chapter 07 compares a
+#: run with itself after kills, both trained by processes of one machine, so it is no part of a grid.
+EXPERIMENTS: Mapping[str, Callable[..., Arms]] = MappingProxyType(
+    {"03_mast_training": mast, "05_subspaces": subspaces, "06_augself_cassle": rivals}
+)

@@ -1,0 +1,45 @@
+"""What chapters train is what the grid trains, and arms differ in what their names say."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from mastlib.chapter import declared
+from mastlib.experiments import EXPERIMENTS, compared
+
+CHAPTERS = Path(__file__).parents[1] / "chapters"
+GIVEN = {"tier": "laptop", "augmentations": "standard5", "overrides": {"epochs": 2}}
+
+
+def code(name: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(CHAPTERS / f"{name}.ipynb", as_version=4).cells if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_chapter_takes_its_arms_from_here_and_has_the_parameters(name):
+    called = f"experiments.{EXPERIMENTS[name].__name__}(run.tier, run.augmentations, run.overrides)"
+    assert sum(called in cell.source for cell in code(name)) == 1
+    (cell,) = (cell for cell in code(name) if "parameters" in cell.metadata.get("tags", []))
+    assert {*inspect.signature(EXPERIMENTS[name]).parameters, "seeds"} <= set(declared(cell.source))
+
+
+def test_every_chapter_that_compares_runs_is_in_the_grid():
+    names = [path.stem for path in CHAPTERS.glob("*.ipynb")]
+    assert {name for name in names if any("run_study(" in cell.source for cell in code(name))} <= set(EXPERIMENTS)
+
+
+def test_arms_differ_in_what_they_are_compared_for():
+    mast = EXPERIMENTS["03_mast_training"](**GIVEN)
+    assert set(compared(mast).columns) == {"awareness", "pairing", "without"}
+    assert mast["MAST"].pairing == mast["VICReg, MAST's pairs"].pairing != mast["VICReg"].pairing
+    assert mast["VICReg, no colour ops"].without == ("color", "grayscale")
+    rivals = EXPERIMENTS["06_augself_cassle"](**GIVEN)
+    for host in ("SimSiam", "MoCo"):
+        pair = {name: spec for name, spec in rivals.items() if name.startswith(host)}
+        assert len(pair) == 2 and list(compared(pair).columns) == ["awareness"]
+    assert EXPERIMENTS["05_subspaces"](**GIVEN)["MAST"] == mast["MAST"], "trained once for both chapters"
+    assert all(spec.epochs == 2 for arms in EXPERIMENTS.values() for spec in arms(**GIVEN).values())
