@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 try:
@@ -31,7 +32,7 @@ from mastlib.runs import RESUME, RunStore, RunWriter
 from mastlib.signals import noted
 from mastlib.spec import RunSpec
 
-__all__ = ["Fabric", "Follower", "fabric_of", "launch", "leading"]
+__all__ = ["Fabric", "Follower", "device_here", "fabric_of", "launch", "leading"]
 warnings.filterwarnings("ignore", "The `srun` command is available")  # a run by one process is started without it
 WAITING = timedelta(days=30)  # the first process may wait for a run that others make, and the others for it
 SAYS = "mastlib: "  # how the line begins in which a process says why it cannot go on
@@ -51,6 +52,11 @@ def fabric_of(spec: RunSpec, devices: int = 1, nodes: int = 1) -> Fabric:
     fabric = Fabric(**settings)
     fabric.launch()
     return fabric
+
+
+def device_here() -> torch.device:
+    """What one process of this machine trains on."""
+    return Fabric(accelerator="auto", devices=1, plugins=LightningEnvironment()).device
 
 
 class Follower:

@@ -27,7 +27,7 @@ from mastlib.distributed import synchronise
 from mastlib.errors import InputError, check_float, check_int, refuse
 from mastlib.evaluate.features import extract
 from mastlib.files import outputs_dir, write_text
-from mastlib.launch import Fabric, Follower, fabric_of, launch, leading
+from mastlib.launch import Fabric, Follower, device_here, fabric_of, launch, leading
 from mastlib.methods import build_method, modules_of
 from mastlib.methods.base import Method, layout_of
 from mastlib.monitors import collapsed, effective_rank, knn_accuracy
@@ -54,7 +54,7 @@ def resolve(spec: RunSpec) -> RunSpec:
     The choice is remembered under `outputs/cache`, so one machine decides once and a spec keeps its run identity.
     "auto" compilation is on where the run makes at least COMPILED_PIXELS and torch.compile works here.
     """
-    device = Fabric(accelerator="auto", devices=1).device
+    device = device_here()
     if spec.compile == "auto":
         pixels = 2 * spec.epochs * spec.images * spec.image_size**2
         worth = pixels >= COMPILED_PIXELS and can_compile(device.type)
