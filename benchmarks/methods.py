@@ -30,9 +30,9 @@ from mastlib.cost import Step, ratio, step_seconds
 from mastlib.data.pools import pretraining_images
 from mastlib.files import write_text
 from mastlib.models.backbones import BACKBONES, STEMS
+from mastlib.precision import resolve
 from mastlib.spec import RunSpec
 from mastlib.tiers import published
-from mastlib.training import resolve
 
 # Host, its augmentations, and what is compared with it. MAST's uncertainty is on, which is not the default.
 GROUPS = {

@@ -23,9 +23,10 @@ from mastlib.files import write_text
 from mastlib.methods import build_method
 from mastlib.methods.base import layout_of
 from mastlib.optim import build_optimizer
+from mastlib.precision import resolve
 from mastlib.spec import RunSpec
 from mastlib.tiers import tier_spec
-from mastlib.training import generator, resolve
+from mastlib.training import generator
 
 
 def milliseconds(spec: RunSpec, repeats: int) -> dict[str, float]:

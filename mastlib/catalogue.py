@@ -21,9 +21,9 @@ from mastlib.methods import AWARENESS, HOSTS, REFUSED, build_method, method_clas
 from mastlib.methods.base import Method
 from mastlib.methods.moco import Queue
 from mastlib.models.heads import Projector
+from mastlib.precision import resolve
 from mastlib.spec import RunSpec
 from mastlib.tiers import PUBLISHED_BY, published, tier_spec
-from mastlib.training import resolve
 
 #: Keys of references.bib.
 CITED: dict[str, tuple[str, ...]] = {

@@ -24,7 +24,7 @@ WARM_UP = 2  # steps that are not counted: memory is fetched, the optimiser make
 class Step:
     """One arm's training step, views included, on `images` `(batch_size, 3, S, S)`; calling it takes one, in seconds.
 
-    `spec.precision`, `memory_format` and `compile` must be decided (`training.resolve`). The learning rate is not scheduled.
+    `spec.precision`, `memory_format` and `compile` must be decided (`precision.resolve`). The learning rate is not scheduled.
     """
 
     def __init__(self, spec: RunSpec, images: Tensor) -> None:

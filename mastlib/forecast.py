@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mastlib.data.sources import source_of
 from mastlib.provenance import hardware
 from mastlib.runs import Run, RunStore
 from mastlib.spec import RunSpec
@@ -50,13 +51,15 @@ def forecast(specs: Iterable[RunSpec], store: RunStore | None = None) -> Forecas
     """What training `specs` on this machine takes, each once; runs that diverged tell nothing.
 
     A run's seconds are its passes over images times the median of seconds an image of the runs that are most LIKE it, with
-    networks and images of the same SHAPE on the same hardware; the memory is the most that any of those took.
+    networks and images of the same SHAPE, from a folder if its are, on the same hardware; the memory is the most that any took.
     """
     store = store or RunStore()
     finished = [run for run in map(store.finished, store.identities()) if run is not None]
     have, here = {run.id for run in finished}, hardware()
     past = [run for run in finished if run.info["status"] != "diverged" and run.info["hardware"] == here]
-    planned = {identity: spec for spec, identity, _ in map(identify, specs)}
+    specs = list(specs)
+    data = {name: source_of(name).fingerprint for name in {spec.data for spec in specs}}
+    planned = {identity: spec for spec, identity, _ in (identify(spec, data[spec.data]) for spec in specs)}
     missing = [spec for identity, spec in planned.items() if identity not in have]
     seconds, memory = [], []
     for spec in missing:
@@ -78,7 +81,12 @@ def forecast(specs: Iterable[RunSpec], store: RunStore | None = None) -> Forecas
 
 def _like(spec: RunSpec, past: list[Run]) -> list[Run]:
     for fields in LIKE:
-        like = [run for run in past if all(getattr(run.spec, f) == getattr(spec, f) for f in (*SHAPE, *fields))]
+        like = [
+            run
+            for run in past
+            if run.spec.of_folder == spec.of_folder  # files may have to be decoded
+            and all(getattr(run.spec, f) == getattr(spec, f) for f in (*SHAPE, *fields))
+        ]
         if like:
             return like
     return []

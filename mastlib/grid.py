@@ -25,7 +25,7 @@ import torch
 
 from mastlib.book import Given, add_options, given_by, plan
 from mastlib.closure import combine
-from mastlib.data.pools import pretraining_images
+from mastlib.data.sources import source_of
 from mastlib.errors import InputError, check_int
 from mastlib.experiments import EXPERIMENTS
 from mastlib.files import outputs_dir, write_text
@@ -35,7 +35,7 @@ from mastlib.signals import noted
 from mastlib.spec import RunSpec
 from mastlib.study import tier_pools
 from mastlib.tiers import TIERS, Tier
-from mastlib.training import Monitors, identify, ingredients
+from mastlib.training import code_of, identify
 
 TAIL = 3  # lines of a failed run's log that are shown
 
@@ -83,9 +83,9 @@ class Grid:
     def write(self) -> None:
         """Lay out the tasks; a receipt stays only where it is of the same task, code and data, and its run or page is there."""
         store = RunStore()
+        data = {name: source_of(name).fingerprint for name in {row.spec.data for row in self.rows}}
         for row in self.rows:
-            data, closure = ingredients(row.spec)
-            task = {"spec": row.spec.to_dict(), "data": data, "code": combine(closure)}
+            task = {"spec": row.spec.to_dict(), "data": data[row.spec.data], "code": combine(code_of(row.spec))}
             receipt = _laid(self.task(row), task)
             if receipt.is_file() and store.finished(json.loads(receipt.read_text())["run_id"]) is None:
                 receipt.unlink()
@@ -126,8 +126,9 @@ def prepare(planned: Grid) -> None:
     for spec in dict.fromkeys(row.spec.replace(seed=0) for row in planned.rows):
         identify(spec)
     for data, count, size in {(r.spec.data, r.spec.images, r.spec.image_size) for r in planned.rows}:
-        pretraining_images(data, count, size)
-        Monitors.load(size)
+        source = source_of(data)
+        source.images(count, size)
+        source.watched(size)
         tier_pools(planned.tier, size)
 
 

@@ -96,7 +96,9 @@ def leading(
         yield Follower(Path(folder), finished)
 
 
-def launch(spec: RunSpec, store: RunStore, devices: int, progress: bool, checkpoint_seconds: float) -> None:
+def launch(
+    spec: RunSpec, store: RunStore, devices: int, progress: bool, checkpoint_seconds: float, held_bytes: float
+) -> None:
     """Make the run of `spec` by `devices` processes of this machine; what they print on stderr is printed here.
 
     Raises InputError with what the processes say where they cannot make it.
@@ -108,6 +110,7 @@ def launch(spec: RunSpec, store: RunStore, devices: int, progress: bool, checkpo
             "store": str(store.root),
             "progress": progress,
             "seconds": checkpoint_seconds,
+            "held_bytes": held_bytes,
         }
         write_text(task, json.dumps(settings))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]

@@ -104,9 +104,10 @@ def card(run: Run) -> str:
     settings = {field: value for field, value in spec.to_dict().items() if getattr(spec, field) != defaults[field]}
     git = info["git"]
     commit = f"commit `{git['commit']}`{', changed' if git['dirty'] else ''}" if git else "outside a checkout"
+    images = f"{spec.images:,} {'images of a folder' if spec.of_folder else 'rendered scenes'}"
     lines = [
         f"# {spec.backbone}, {name}, seed {spec.seed}", "",
-        f"Features learned by {name} on {spec.images:,} rendered scenes of {spec.image_size} x {spec.image_size} pixels with the "
+        f"Features learned by {name} on {images} of {spec.image_size} x {spec.image_size} pixels with the "
         f"augmentations {', '.join(info['augmentations'])} ({spec.augmentations}).", "",
         f"- run: `{run.id}`, status {info['status']}, finished {info['finished']}",
         f"- code: {commit}; torch {info['versions']['torch']}",
@@ -126,6 +127,12 @@ def card(run: Run) -> str:
         lines += [f"| {r.task} | {r.metric} | {r.value:.4f} | {r.n} | {r.protocol} |" for r in rows.itertuples()]
     else:
         lines.append("- no task yet: `mastlib.evaluate.tasks.evaluate_run` adds them")
-    lines += ["", "## Images", "", "Trained on the image bank of this book, made from:", ""]
-    lines += [f"- {line}" for line in bank.attributions()]
+    lines += ["", "## Images", ""]
+    if spec.of_folder:
+        lines.append(
+            "Trained on a folder of the user's own images: their licences are not known here, and nothing here gives one."
+        )
+    else:
+        lines += ["Trained on the image bank of this book, made from:", ""]
+        lines += [f"- {line}" for line in bank.attributions()]
     return "\n".join(lines) + "\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -63,6 +64,14 @@ def _weights(name: str, value: Any) -> tuple[float, ...]:
     return tuple(check_float(f"{name}[{i}]", weight, 0, 1000) for i, weight in enumerate(value))
 
 
+def _data(name: str, value: Any) -> str:
+    """What the name stands for is seen when it is used."""
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str) or not path:
+        raise refuse(name, value, "openemoji, or a folder of images")
+    return path
+
+
 ISOLATED = ("isolate_one", "isolate_each", "mixed")  # pairings with pairs that are made for one augmentation
 BOUNDED = ("sigmoid", "hard")  # learned masks that cannot grow for ever
 
@@ -98,10 +107,10 @@ class RunSpec:
     awareness: str = _setting("none", _choice(*AWARENESS),
         doc="What the method does with the knowledge of how views were made. Source: Huang et al. 2023; Lee et al. 2021; "
         "Przewięźlikowski et al. 2024; Xiao et al. 2021.")
-    data: str = _setting("openemoji", _choice("openemoji"),
-        doc="Images to train on. Source: this book's image bank.")
+    data: str = _setting("openemoji", _data,
+        doc="Images to train on: scenes with this book's images, or the path of a folder. Source: this book.")
     images: int = _setting(131072, _integer(64, 10_000_000),
-        doc="Rendered training scenes, images an epoch. Source: this book.")
+        doc="Images an epoch: scenes that are rendered, or so many of the folder's. Source: this book.")
     image_size: int = _setting(64, _integer(16, 512),
         doc="Side of an image and of its views, pixels. Source: this book.")
 
@@ -295,6 +304,11 @@ class RunSpec:
         """Whether MAST's masks weigh the invariance alone, of pairs made for one augmentation: what makes subspaces differ."""
         form = (self.awareness, self.subspace_loss, self.mask_on)
         return form == ("mast", "B", "embedding") and self.pairing in ISOLATED
+
+    @property
+    def of_folder(self) -> bool:
+        """Whether `data` is the path of a folder."""
+        return self.data != "openemoji"
 
     @property
     def contrasted(self) -> bool:

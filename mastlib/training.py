@@ -2,133 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
-import json
 import logging
 import math
-import platform
 import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mastlib.augment.kernels import can_compile
 from mastlib.augment.pipeline import Pipeline, Views
 from mastlib.augment.presets import get_pipeline
 from mastlib.closure import source_closure
-from mastlib.data import bank
-from mastlib.data.pools import load_pool, pretraining_images, pretraining_labels
+from mastlib.data.sources import HELD_BYTES, Source, source_of
 from mastlib.distributed import synchronise
 from mastlib.errors import InputError, check_float, check_int, refuse
-from mastlib.evaluate.features import extract
-from mastlib.files import outputs_dir, write_text
-from mastlib.launch import Fabric, Follower, device_here, fabric_of, launch, leading
+from mastlib.launch import Fabric, Follower, fabric_of, launch, leading
 from mastlib.methods import build_method, modules_of
 from mastlib.methods.base import Method, layout_of
-from mastlib.monitors import collapsed, effective_rank, knn_accuracy
+from mastlib.monitors import Monitors, collapsed
 from mastlib.optim import build_optimizer, learning_rate, peak_lr, set_learning_rate, trainable
+from mastlib.precision import resolve
 from mastlib.progress import bar
 from mastlib.resume import Keeper
 from mastlib.runs import Run, RunStore, RunWriter, run_id
 from mastlib.signals import noted
 from mastlib.spec import RunSpec
-from mastlib.transfer import backbone_of, stages_of
 
 logging.getLogger(f"{Fabric.__module__.rpartition('.')[0]}.utilities.rank_zero").setLevel(logging.WARNING)  # no tips
-
-MONITOR_IMAGES = (
-    4096  # of the objects pool, training and validation concepts only: the test concepts are never looked at
-)
-COMPILED_PIXELS = 10**8  # of views: compiling takes longer than it saves a run that makes fewer
-CLEARLY_FASTER = 0.9  # a precision replaces the plainer one only when its step takes at most this share of the time
-
-
-def resolve(spec: RunSpec) -> RunSpec:
-    """`spec` with "auto" precision and memory format decided by timing a few steps of its backbone on this machine.
-
-    The choice is remembered under `outputs/cache`, so one machine decides once and a spec keeps its run identity.
-    "auto" compilation is on where the run makes at least COMPILED_PIXELS and torch.compile works here.
-    """
-    device = device_here()
-    if spec.compile == "auto":
-        pixels = 2 * spec.epochs * spec.images * spec.image_size**2
-        worth = pixels >= COMPILED_PIXELS and can_compile(device.type)
-        spec = spec.replace(compile="on" if worth else "off")
-    if "auto" not in (spec.precision, spec.memory_format):
-        return spec
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    network = [spec.backbone, spec.width, spec.stem, stages_of(spec), spec.image_size]
-    question = [name, torch.__version__, torch.get_num_threads(), *network]
-    key = hashlib.sha256(json.dumps([*question, spec.precision, spec.memory_format]).encode()).hexdigest()[:16]
-    path = outputs_dir() / "cache" / f"precision-{key}.json"
-    if path.is_file():
-        return spec.replace(**json.loads(path.read_text()))
-    options = [
-        (precision, memory_format)
-        for memory_format in ("contiguous", "channels_last")
-        for precision in ("fp32", "bf16")
-        if spec.precision in ("auto", precision) and spec.memory_format in ("auto", memory_format)
-    ]
-    best, best_seconds = options[0], math.inf
-    for option in options:
-        seconds = _step_seconds(spec, device, *option)
-        if seconds < best_seconds * (CLEARLY_FASTER if best_seconds < math.inf else 1):
-            best, best_seconds = option, seconds
-    answer = {"precision": best[0], "memory_format": best[1]}
-    write_text(path, json.dumps(answer))
-    return spec.replace(**answer)
-
-
-def _step_seconds(spec: RunSpec, device: torch.device, precision: str, memory_format: str) -> float:
-    """Seconds of one forward and backward pass of the spec's backbone, the best of three."""
-    layout = layout_of(memory_format)
-    with torch.random.fork_rng(devices=[]):
-        net = backbone_of(spec).to(device).to(memory_format=layout)
-    images = torch.zeros(min(spec.batch_size, 128), 3, spec.image_size, spec.image_size, device=device)
-    images = images.contiguous(memory_format=layout)
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            out = net(images)
-        out.float().square().mean().backward()
-        float(out[0, 0].detach())  # waits for an asynchronous device
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
 
 
 class Diverged(ArithmeticError):
     """A loss or gradient was not finite: the step and the part that broke."""
-
-
-@dataclass
-class Monitors:
-    """Images of the objects pool to watch features on, with the categories of training and validation concepts."""
-
-    images: Tensor
-    labels: Tensor
-    query: Tensor
-
-    @classmethod
-    def load(cls, size: int) -> Monitors:
-        pool = load_pool("objects", size, limit=MONITOR_IMAGES)
-        keep = ((pool.table["split"] != "test") & pool.table["category"].notna()).to_numpy()
-        table = pool.table[keep]
-        labels = torch.tensor(table["category"].astype("category").cat.codes.to_numpy(), dtype=torch.long)
-        query = torch.tensor((table["split"] == "val").to_numpy())
-        return cls(pool.images[torch.tensor(keep)], labels, query)
-
-    def read(self, backbone: torch.nn.Module) -> dict[str, float]:
-        """`rank`: effective rank of the features; `knn`: 1-NN accuracy of validation concepts on category."""
-        features = extract(backbone, self.images)
-        memory, query = ~self.query, self.query
-        knn = knn_accuracy(features[memory], self.labels[memory], features[query], self.labels[query])
-        return {"rank": effective_rank(features[:1024] - features[:1024].mean(0)), "knn": knn}
 
 
 def batches(seed: int, epoch: int, count: int, batch_size: int, part: tuple[int, int] = (0, 1)) -> Iterator[Tensor]:
@@ -147,16 +56,25 @@ def generator(*numbers: int, device: torch.device | str = "cpu") -> torch.Genera
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "little") % 2**63)
 
 
-def ingredients(spec: RunSpec) -> tuple[str, dict[str, str]]:
-    """What a run's identity holds besides the resolved spec: the data's fingerprint and the source closure."""
-    return bank.fingerprint(), source_closure("mastlib.training", *modules_of(spec))
+def remaining(spec: RunSpec, epoch: int, position: int, part: tuple[int, int] = (0, 1)) -> Iterator[Tensor]:
+    """The `batches` of `spec` from the `position`-th, from 0, of `epoch` on, to the run's end."""
+    for later in range(epoch, spec.epochs):
+        all_of_it = batches(spec.seed, later, spec.images, spec.batch_size, part)
+        yield from itertools.islice(all_of_it, position if later == epoch else 0, None)
 
 
-def identify(spec: RunSpec) -> tuple[RunSpec, str, dict[str, str]]:
-    """`spec` as this machine would run it (`resolve`), the id that the run has, and the source closure that is part of it."""
-    spec = resolve(spec)
-    data, closure = ingredients(spec)
-    return spec, run_id(spec, data, closure), closure
+def code_of(spec: RunSpec) -> dict[str, str]:
+    """The source closure of a run: part of its identity."""
+    return source_closure("mastlib.training", *modules_of(spec))
+
+
+def identify(spec: RunSpec, data: str | None = None) -> tuple[RunSpec, str, dict[str, str]]:
+    """`spec` as this machine would run it (`resolve`), the id that the run has, and the source closure that is part of it.
+
+    `data`: the fingerprint of what `spec.data` names, where it is known; to know it a folder must be looked through.
+    """
+    spec, closure = resolve(spec), code_of(spec)
+    return spec, run_id(spec, data or source_of(spec.data).fingerprint, closure), closure
 
 
 def fit(
@@ -166,6 +84,7 @@ def fit(
     store: RunStore | None = None,
     checkpoint_seconds: float = 180.0,
     devices: int = 1,
+    held_bytes: float = HELD_BYTES,
 ) -> Run:
     """The finished run of `spec`: read from the store if it is there, trained if not.
 
@@ -173,22 +92,26 @@ def fit(
     SIGTERM, which stop it after the step that runs; it ends with the bits that it would have had.
     With `devices` above 1 as many processes train it, each with its part of every batch of `spec.batch_size` images; torch's
     launcher starts them, none is forked from this one, which may be a notebook's kernel.
+    The images of a folder that take at most `held_bytes` decoded are kept so under `outputs/cache`, and mapped into memory; a
+    folder with more is streamed: up to eight processes decode its files while the run trains. It ends with the same bits.
 
     The status in `run.info` is "ok", "collapsed" (`monitors.collapsed`) or "diverged" (a loss or gradient that is not
     finite ends the run; `run.info["reason"]` names step and part). Two processes that ask for one run train it once.
     Raises InputError before any training where the spec cannot be run.
     """
     check_float("checkpoint_seconds", checkpoint_seconds, 0, math.inf)
+    check_float("held_bytes", held_bytes, 0, math.inf)
     check_devices(spec, devices)
-    spec, identity, _ = identify(spec)
+    source = source_of(spec.data)
+    spec, identity, _ = identify(spec, source.fingerprint)
     store = store or RunStore()
     finished = store.finished(identity)
     if finished is not None:
         return finished
     if devices > 1:
-        launch(spec, store, devices, progress, checkpoint_seconds)
+        launch(spec, store, devices, progress, checkpoint_seconds, held_bytes)
     else:
-        train(spec, store, fabric_of(spec), progress, checkpoint_seconds)
+        train(spec, store, fabric_of(spec), progress, checkpoint_seconds, held_bytes, source)
     run = store.finished(identity)
     assert run is not None
     return run
@@ -201,17 +124,29 @@ def check_devices(spec: RunSpec, devices: int) -> None:
         raise refuse("devices", devices, f"a divisor of batch_size = {spec.batch_size}")
 
 
-def train(spec: RunSpec, store: RunStore, fabric: Fabric, progress: bool, checkpoint_seconds: float) -> None:
-    """Make the run of `spec`, as it is resolved, in `store`, unless another process makes it first: one of `fabric`'s processes."""
-    spec, identity, closure = identify(spec)
+def train(
+    spec: RunSpec,
+    store: RunStore,
+    fabric: Fabric,
+    progress: bool,
+    checkpoint_seconds: float,
+    held_bytes: float = HELD_BYTES,
+    source: Source | None = None,
+) -> None:
+    """Make the run of `spec`, as it is resolved, in `store`, unless another process makes it first: one of `fabric`'s processes.
+
+    `source`: what `spec.data` names, where it is there already."""
+    source = source or source_of(spec.data)
+    spec, identity, closure = identify(spec, source.fingerprint)
     pipeline = get_pipeline(spec.augmentations, spec.image_size, spec.without, compiled=spec.compile == "on")
-    labels, names = pretraining_labels(spec.data, spec.images) if spec.host == "supervised" else (torch.empty(0), [])
+    labels, names = source.labels(spec.images) if spec.host == "supervised" else (torch.empty(0), [])
+    source.check(spec.images)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         method = build_method(spec, pipeline.names, len(names))
-    with leading(fabric, store, identity, spec, data=bank.fingerprint(), closure=closure) as writer:
+    with leading(fabric, store, identity, spec, data=source.fingerprint, closure=closure) as writer:
         if not writer.finished:  # else another process trained it while this one waited
-            _train(spec, pipeline, method, labels, writer, fabric, progress, checkpoint_seconds)
+            _train(spec, pipeline, method, labels, source, writer, fabric, progress, checkpoint_seconds, held_bytes)
 
 
 def _train(
@@ -219,15 +154,17 @@ def _train(
     pipeline: Pipeline,
     method: Method,
     labels: Tensor,
+    source: Source,
     writer: RunWriter | Follower,
     fabric: Fabric,
     progress: bool,
     checkpoint_seconds: float,
+    held_bytes: float,
 ) -> None:
     """Train `method` from its first step, or an earlier process's last checkpoint, to its last step, or to the first loss or
     gradient that is not finite. Of several processes each has its part of every batch; the first one alone keeps and tells."""
-    images = pretraining_images(spec.data, spec.images, spec.image_size)
-    monitors = Monitors.load(spec.image_size)
+    images = source.images(spec.images, spec.image_size, held_bytes)
+    monitors = Monitors(*source.watched(spec.image_size))
     part, first = (fabric.global_rank, fabric.world_size), fabric.global_rank == 0
     method.to(memory_format=layout_of(spec.memory_format))
     if fabric.world_size > 1:
@@ -239,19 +176,23 @@ def _train(
     keeper = Keeper(writer, method, optimizer, checkpoint_seconds, fabric)
     place = keeper.restore()
     label = f"{named(spec)} seed {spec.seed}"
-    with noted() as asked, bar(spec.epochs * steps, label, show=progress and first) as shown:
+    # One stream for all epochs: while an epoch ends, the images of the next one are on their way.
+    stream = images.batches(remaining(spec, place.epoch, place.position, part))
+    with (
+        noted() as asked,
+        bar(spec.epochs * steps, label, show=progress and first) as shown,
+        contextlib.closing(stream),
+    ):
         shown.update(place.epoch * steps + place.position)
         while place.epoch < spec.epochs:
             epoch, start = place.epoch, time.perf_counter()
             method.train()
             try:
-                for batch in itertools.islice(
-                    batches(spec.seed, epoch, len(images), spec.batch_size, part), place.position, None
-                ):
+                for batch, pixels in itertools.islice(stream, steps - place.position):
                     step = epoch * steps + place.position
                     set_learning_rate(optimizer, learning_rate(spec, step, steps), peak_lr(spec))
                     draw = generator(spec.seed, epoch, step, device=fabric.device)
-                    views = make_views(spec, method, pipeline, images[batch].to(fabric.device), draw, room, part)
+                    views = make_views(spec, method, pipeline, pixels.to(fabric.device), draw, room, part)
                     room = views.images
                     parts = wrapped(views, step, labels[batch].to(fabric.device) if method.wants_labels else None)
                     optimizer.zero_grad()

@@ -1,6 +1,7 @@
 """One of the processes that make a run together: `torchrun ... -m mastlib.worker TASK --devices 2`, or by Slurm's srun.
 
-TASK is a JSON file: "spec" (RunSpec's fields), "store" (the folder of the runs), "progress", "seconds" (between checkpoints).
+TASK is a JSON file: "spec" (RunSpec's fields), "store" (the folder of the runs), "progress", "seconds" (between checkpoints),
+"held_bytes" (see `training.fit`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import sys
 from pathlib import Path
 
+from mastlib.data.sources import source_of
 from mastlib.errors import InputError
 from mastlib.launch import SAYS, fabric_of
 from mastlib.runs import RunStore
@@ -28,9 +30,11 @@ def main() -> int:
     try:
         spec = RunSpec.from_dict(task["spec"])
         check_devices(spec, options.devices * options.nodes)
-        spec, _, _ = identify(spec)
+        source = source_of(spec.data)
+        spec, _, _ = identify(spec, source.fingerprint)
         fabric = fabric_of(spec, options.devices, options.nodes)
-        train(spec, RunStore(Path(task["store"])), fabric, task["progress"], task["seconds"])
+        store = RunStore(Path(task["store"]))
+        train(spec, store, fabric, task["progress"], task["seconds"], task["held_bytes"], source)
     except InputError as error:
         print(f"{SAYS}{error}", file=sys.stderr, flush=True)
         return 2

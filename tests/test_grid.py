@@ -86,7 +86,7 @@ def test_a_receipt_stays_only_while_task_code_run_and_page_are_the_same(monkeypa
     with pytest.warns(UserWarning, match="metrics.csv"):
         again.write()
     assert [path.is_file() for path in receipts] == [False, True]
-    monkeypatch.setattr(grids, "ingredients", lambda spec: ("data", {"mastlib.training": "other code"}))
+    monkeypatch.setattr(grids, "code_of", lambda spec: {"mastlib.training": "other code"})
     again.write()
     assert not any(path.is_file() for path in receipts)
 

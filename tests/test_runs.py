@@ -56,8 +56,9 @@ def test_identity_is_stable_and_16_hexadecimal_digits():
 
 
 CHANGES = {
-    "host": {"host": "simclr"}, "awareness": {"awareness": "mast", "pairing": "isolate_one"}, "data": {}, "images": {"images": 65},
-    "image_size": {"image_size": 32}, "augmentations": {"augmentations": "spatial"}, "without": {"without": ["flip"]},
+    "host": {"host": "simclr"}, "awareness": {"awareness": "mast", "pairing": "isolate_one"},
+    "data": {"data": "a/folder"}, "images": {"images": 65}, "image_size": {"image_size": 32},
+    "augmentations": {"augmentations": "spatial"}, "without": {"without": ["flip"]},
     "pairing": {"pairing": "isolate_one"}, "crop_redrawn": {"crop_redrawn": 0.0},
     "isolated": {"pairing": "mixed", "isolated": 0.25}, "temperature": {"host": "moco", "temperature": 0.1},
     "queue": {"host": "moco", "queue": 8}, "momentum": {"host": "byol", "momentum": 0.9},
@@ -97,13 +98,20 @@ def test_every_field_is_part_of_the_identity():
             else SPEC
         )
         whole = {key: value for key, value in change.items() if key != name}  # what the field needs to have an effect
-        assert not change or identity(base.replace(**change)) != identity(base.replace(**whole)), name
+        assert identity(base.replace(**change)) != identity(base.replace(**whole)), name
 
 
 def test_data_and_code_are_part_of_the_identity():
     assert identity(data="e" * 64) != identity()
     assert identity(closure={**CLOSURE, "mastlib.a": "3" * 64}) != identity()
     assert identity(closure={**CLOSURE, "mastlib.c": "3" * 64}) != identity()
+
+
+def test_where_a_folder_lies_is_no_part_of_the_identity():
+    here, there = (SPEC.replace(data=path) for path in ("/here", "../there"))
+    assert identity(here) == identity(there)
+    assert identity(here, data="e" * 64) != identity(here)
+    assert identity(here) != identity(SPEC)
 
 
 @pytest.mark.parametrize("name", ["precision", "memory_format", "compile"])
@@ -244,6 +252,18 @@ def test_a_writer_goes_on_from_the_last_checkpoint_of_the_one_before(store):
         run = writer.finish("ok", INFO, backbone=STATE, method=STATE)
     assert run.metrics()["loss"].tolist() == [0.1, 0.3] and run.metrics()["epoch"].tolist() == [1, 2]
     assert not (run.folder / "resume").exists()
+
+
+def test_a_run_on_a_folder_is_found_and_gone_on_with_after_the_folder_was_moved(store):
+    here, there = (SPEC.replace(data=path) for path in ("/here", "../there"))
+    writing = store.writer(identity(here), here, data=DATA, closure=CLOSURE)
+    with pytest.raises(KeyboardInterrupt), writing as writer:  # noqa: PT012
+        writer.checkpoint(4, STATE, {"epoch": 1})
+        raise KeyboardInterrupt
+    with store.writer(identity(there), there, data=DATA, closure=CLOSURE) as writer:
+        assert writer.resume()[1]["epoch"] == 1
+        writer.finish("ok", INFO, backbone=STATE, method=STATE)
+    assert store.finished(identity(here)).spec == there
 
 
 def test_a_block_that_ends_early_is_interrupted(store):

@@ -20,12 +20,13 @@ INTEGERS = [None, "3", 1.0, True, -1, 2**40, [1]]
 NUMBERS = [None, "3", True, -1.0, float("nan"), float("inf"), 1e9, [1.0]]
 LISTS = [None, "word", 3, {"a": 1}, [1.5], [True]]
 BAD = {str: WORDS, int: INTEGERS, float: NUMBERS, tuple: LISTS, bool: [None, 0, 1, "yes", 1.0]}
+GOOD = [("augself_weights", [1.5]), ("data", "no such word")]  # a folder of that name is looked for when it is used
 MAST = {"awareness": "mast", "pairing": "isolate_one"}
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [(n, v) for n, f in FIELDS.items() for v in BAD[type(f.default)] if (n, v) != ("augself_weights", [1.5])],
+    [(n, v) for n, f in FIELDS.items() for v in BAD[type(f.default)] if (n, v) not in GOOD],
 )
 def test_bad_values_are_refused_by_name(name, value):
     with pytest.raises(InputError) as refusal:
@@ -202,3 +203,12 @@ def test_settings_that_go_together_are_taken():
     RunSpec(awareness="mast", pairing="plain")
     RunSpec(backbone="resnet_small", width=64, images=64, batch_size=64, epochs=1, warmup_epochs=1)
     RunSpec(pairing="isolate_one", crop_redrawn=0.0)
+
+
+def test_data_is_a_name_or_a_path_which_is_not_looked_at(tmp_path):
+    assert RunSpec(data=tmp_path / "none") == RunSpec(data=str(tmp_path / "none"))
+    assert RunSpec(data="none").of_folder and not RunSpec().of_folder
+    for wrong in ("", b"openemoji", ["openemoji"]):
+        with pytest.raises(InputError) as refusal:
+            RunSpec(data=wrong)
+        assert str(refusal.value) == f"data = {wrong!r} cannot be used; accepted: openemoji, or a folder of images"

@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,19 +11,23 @@ import threading
 import warnings
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
-from mastlib import checkpoints, training
+from mastlib import checkpoints, precision, training
 from mastlib.augment.presets import get_pipeline
 from mastlib.data.pools import pretraining_images
+from mastlib.data.sources import Streamed
 from mastlib.errors import InputError
 from mastlib.methods import build_method
 from mastlib.optim import learning_rate
+from mastlib.precision import resolve
 from mastlib.runs import RunStore
 from mastlib.spec import RunSpec
-from mastlib.training import batches, fit, resolve
+from mastlib.training import batches, fit, identify
 
 TINY = RunSpec(
     backbone="resnet_small", stem="patch", width=4, projector=(16, 16, 16), image_size=16, images=128, batch_size=32,
@@ -257,7 +262,7 @@ def test_auto_is_decided_once_and_remembered(monkeypatch, tmp_path):
     spec = TINY.replace(precision="auto", memory_format="auto")
     times = {("fp32", "contiguous"): 1.0, ("bf16", "contiguous"): 2.0}
     times |= {("fp32", "channels_last"): 0.95, ("bf16", "channels_last"): 0.5}
-    monkeypatch.setattr(training, "_step_seconds", lambda spec, device, *option: times[option])
+    monkeypatch.setattr(precision, "_step_seconds", lambda spec, device, *option: times[option])
     chosen = resolve(spec)
     assert (chosen.precision, chosen.memory_format) == ("bf16", "channels_last")
     times[("bf16", "channels_last")] = 100.0
@@ -269,7 +274,7 @@ def test_auto_is_decided_once_and_remembered(monkeypatch, tmp_path):
 def test_auto_is_decided_anew_for_a_backbone_with_more_stages(monkeypatch, tmp_path):
     monkeypatch.setenv("MASTLIB_OUTPUTS", str(tmp_path))
     asked = []
-    monkeypatch.setattr(training, "_step_seconds", lambda spec, *_: asked.append(spec.looc_stages) or 1.0)
+    monkeypatch.setattr(precision, "_step_seconds", lambda spec, *_: asked.append(spec.looc_stages) or 1.0)
     looc = STATEFUL["looc"].replace(precision="auto")
     for spec in (looc, looc.replace(looc_stages=True), looc.replace(looc_stages=True)):
         resolve(spec)
@@ -278,8 +283,8 @@ def test_auto_is_decided_anew_for_a_backbone_with_more_stages(monkeypatch, tmp_p
 
 @pytest.mark.parametrize("works", [True, False])
 def test_auto_compiles_long_runs_where_that_works(monkeypatch, works):
-    monkeypatch.setattr(training, "can_compile", lambda device: works)
-    long = TINY.replace(images=training.COMPILED_PIXELS // TINY.image_size**2, epochs=2)
+    monkeypatch.setattr(precision, "can_compile", lambda device: works)
+    long = TINY.replace(images=precision.COMPILED_PIXELS // TINY.image_size**2, epochs=2)
     assert resolve(long).compile == ("on" if works else "off")
     assert resolve(TINY).compile == resolve(long.replace(compile="off")).compile == "off"
     assert resolve(TINY.replace(compile="on")).compile == "on"
@@ -337,3 +342,79 @@ print(run.info["status"])
 
 def test_images_of_the_smallest_size_can_be_trained_on():
     assert pretraining_images("openemoji", 128, 16).shape == (128, 3, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """150 noisy pictures of three classes."""
+    root, draw = tmp_path_factory.mktemp("folder"), np.random.default_rng(0)
+    for i in range(150):
+        (root / "abc"[i % 3]).mkdir(exist_ok=True)
+        pixels = draw.integers(0, 120, (20, 20 + i % 5, 3)) + 100 * np.eye(3, dtype=int)[i % 3]
+        Image.fromarray(pixels.astype(np.uint8)).save(root / "abc"[i % 3] / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize("changes", [{}, {"host": "supervised", "projector": ()}], ids=["vicreg", "supervised"])
+def test_a_run_on_a_folder_ends_with_the_same_bits_kept_or_streamed_or_ended_within_an_epoch(
+    changes, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("mastlib.data.sources.WORKERS", 1)  # each takes seconds to start
+    spec = TINY.replace(data=folder, epochs=3, knn_every=1, **changes)
+    kept = fit(spec, progress=False, store=RunStore(tmp_path / "kept"))
+    streamed = []
+    batches_of = Streamed.batches
+    monkeypatch.setattr(Streamed, "batches", lambda self, order: streamed.append(1) or batches_of(self, order))
+    same(kept, fit(spec, progress=False, store=RunStore(tmp_path / "streamed"), held_bytes=0))
+    assert streamed == [1], "one stream for the whole run"
+    knn = kept.metrics()["knn"]
+    assert kept.info["status"] == "ok" and ((knn >= 0) & (knn <= 1)).all()
+
+    def rate(spec, step, per_epoch):
+        if step == 6:
+            signal.raise_signal(signal.SIGTERM)
+        return learning_rate(spec, step, per_epoch)
+
+    monkeypatch.setattr(training, "learning_rate", rate)
+    store = RunStore(tmp_path / "ended")
+    with pytest.raises(SystemExit):
+        fit(spec, progress=False, store=store, held_bytes=0)
+    assert not torch.multiprocessing.active_children()
+    assert int(checkpoints.found(store.unfinished()[0] / "resume")[-1].stem) == 7
+    moved = tmp_path / "moved"
+    moved.symlink_to(folder)
+    monkeypatch.setattr(training, "learning_rate", learning_rate)
+    ended = fit(spec.replace(data=str(moved)), progress=False, store=store, held_bytes=0)
+    assert ended.id == kept.id and ended.spec.data == str(moved)
+    for part in ("backbone", "method"):
+        name = f"{part}.safetensors"
+        assert (kept.folder / name).read_bytes() == (ended.folder / name).read_bytes()
+
+
+def test_another_file_in_the_folder_is_another_run(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    spec = TINY.replace(data=tmp_path / "copy")
+    identity = identify(spec)[1]
+    assert identify(TINY.replace(data=folder))[1] == identity != identify(TINY)[1]
+    (tmp_path / "copy" / "a" / "new.png").touch()
+    assert identify(spec)[1] != identity
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"images": 151}, "images = 151 cannot be used; accepted: at most 150"),
+        ({"data": "nowhere"}, "data = 'nowhere'"),
+    ],
+)
+def test_what_a_folder_cannot_give_is_said_in_a_line(changes, word, folder, tmp_path):
+    with pytest.raises(InputError, match=word) as refusal:
+        fit(TINY.replace(**{"data": folder, **changes}), progress=False, store=RunStore(tmp_path / "runs"))
+    assert "\n" not in str(refusal.value)
+    assert not list((tmp_path / "runs").glob("*")), "nothing was begun"
+
+
+@pytest.mark.parametrize("value", [-1, math.nan, "5"])
+def test_a_bad_budget_is_refused(value, tmp_path):
+    with pytest.raises(InputError, match="held_bytes"):
+        fit(TINY, store=RunStore(tmp_path), held_bytes=value)

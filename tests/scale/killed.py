@@ -1,7 +1,7 @@
 """What test_processes.py runs in a process of its own: `fit`, with a checkpoint after every step.
 
-Given by `runpy.run_path`: SPEC, ROOT, STARTED (an event, set when training begins), IN_WRITE (0, or the number of the checkpoint
-in whose write the process dies: an odd one before the file gets its name, an even one after).
+Given by `runpy.run_path`: SPEC, ROOT, HELD_BYTES (see `fit`), STARTED (an event, set when training begins), IN_WRITE (0, or the
+number of the checkpoint in whose write the process dies: an odd one before the file gets its name, an even one after).
 """
 
 import os
@@ -10,11 +10,12 @@ import signal
 import torch
 
 from mastlib import resume, training
+from mastlib.data import sources
 from mastlib.runs import RunStore
 from mastlib.spec import RunSpec
 
 torch.set_num_threads(1)
-resume.SHARE = 1e9
+resume.SHARE, sources.WORKERS = 1e9, 1  # each worker takes seconds to start
 replace, restore, written = os.replace, resume.Keeper.restore, []
 
 
@@ -37,4 +38,4 @@ def restored(keeper):
 
 
 os.replace, resume.Keeper.restore = dying, restored
-training.fit(RunSpec(**SPEC), progress=False, store=RunStore(ROOT), checkpoint_seconds=0)  # noqa: F821
+training.fit(RunSpec(**SPEC), progress=False, store=RunStore(ROOT), checkpoint_seconds=0, held_bytes=HELD_BYTES)  # noqa: F821

@@ -16,6 +16,7 @@ import pytest
 
 from mastlib.runs import RunStore
 from mastlib.spec import RunSpec
+from mastlib.tiers import TIERS
 from mastlib.training import fit
 
 ROOT, HERE = Path(__file__).parents[2], Path(__file__).parent
@@ -46,8 +47,9 @@ def snakemake(
 
 
 def metrics(outputs: Path) -> dict[str, pd.DataFrame]:
-    """By run id, what was logged, but for the time that it took."""
+    """By run id, what was logged, but for the time that it took; each run had the threads that the tier states."""
     store = RunStore(outputs / "runs")
+    assert {store.read(name).info["threads"] for name in store.identities()} == {TIERS["smoke"].cpus}
     return {name: store.read(name).metrics().drop(columns=TIMING) for name in store.identities()}
 
 
@@ -149,7 +151,7 @@ def test_two_processes_that_srun_starts_make_a_run_together_and_go_on_after_scan
         epochs=400, warmup_epochs=0, optimizer="sgd", lr=0.002, precision="fp32", memory_format="contiguous", compile="off",
     )  # fmt: skip
     task, store = tmp_path / "task.json", RunStore(tmp_path / "runs")
-    settings = {"spec": spec.to_dict(), "store": str(store.root), "progress": False, "seconds": 180.0}
+    settings = {"spec": spec.to_dict(), "store": str(store.root), "progress": False, "seconds": 180.0, "held_bytes": 0}
     task.write_text(json.dumps(settings))
     command = ["srun", "--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1", "--mem=6000"]
     command += [sys.executable, "-m", "mastlib.worker", str(task), "--devices", "2"]

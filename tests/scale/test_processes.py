@@ -8,8 +8,10 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from mastlib.runs import RunStore
 
@@ -40,10 +42,10 @@ def begin(script, **given):
     return child
 
 
-def training(spec, root, in_write=0):
+def training(spec, root, in_write=0, held_bytes=4e9):
     """A process that trains, or is about to be killed in its n-th write, once it has begun to."""
     started = processes.Event()
-    child = begin("killed.py", SPEC=spec, ROOT=root, STARTED=started, IN_WRITE=in_write)
+    child = begin("killed.py", SPEC=spec, ROOT=root, STARTED=started, IN_WRITE=in_write, HELD_BYTES=held_bytes)
     while not started.wait(0.01) and child.is_alive():
         pass
     return child
@@ -87,6 +89,32 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(name, tmp_
         reached.append(max((int(path.stem) for path in left), default=0))
     assert reached == sorted(reached) and 0 < reached[-1] < STEPS
     assert not ended(training(spec, tmp_path / "killed"))
+    same(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """As many small pictures as TINY has images, in two classes."""
+    root, draw = tmp_path_factory.mktemp("folder"), np.random.default_rng(0)
+    for i in range(TINY["images"]):
+        (root / "ab"[i % 2]).mkdir(exist_ok=True)
+        pixels = draw.integers(0, 256, (18, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "ab"[i % 2] / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_that_streams_its_images_ends_with_the_bits_of_one_that_keeps_them_however_it_is_killed(
+    name, folder, tmp_path
+):
+    spec = TINY | METHODS[name] | {"data": str(folder)}
+    assert not ended(training(spec, tmp_path / "whole"))
+    draw = random.Random(name)
+    assert ended(training(spec, tmp_path / "killed", in_write=draw.randint(20, 60), held_bytes=0))
+    assert ended(training(spec, tmp_path / "killed", held_bytes=0), kill_after=draw.uniform(0, 1))  # while others start
+    left = (tmp_path / "killed").glob(".*.partial/resume/*.safetensors")
+    assert 20 <= max(int(path.stem) for path in left) < STEPS
+    assert not ended(training(spec, tmp_path / "killed", held_bytes=0))
     same(tmp_path / "whole", tmp_path / "killed")
 
 
