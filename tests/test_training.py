@@ -380,7 +380,7 @@ def test_a_run_on_a_folder_ends_with_the_same_bits_kept_or_streamed_or_ended_wit
     with pytest.raises(SystemExit):
         fit(spec, progress=False, store=store, held_bytes=0)
     assert not torch.multiprocessing.active_children()
-    assert int(checkpoints.found(store.unfinished()[0] / "resume")[-1].stem) == 7
+    assert int(checkpoints.found(store.working(store.unfinished()[0]) / "resume")[-1].stem) == 7
     moved = tmp_path / "moved"
     moved.symlink_to(folder)
     monkeypatch.setattr(training, "learning_rate", learning_rate)
