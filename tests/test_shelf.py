@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from mastlib import runs, shelf
 from mastlib.__main__ import main
@@ -135,6 +136,15 @@ def test_an_export_loads_elsewhere_and_its_card_says_what_it_is(store, tmp_path,
     capsys.readouterr()
     assert main(["runs", "export", run.id, str(folder)]) == 2
     assert "a folder that is not there yet" in capsys.readouterr().err
+
+
+def test_the_card_of_a_run_on_a_folder_gives_no_licence(store, tmp_path):
+    (tmp_path / "own").mkdir()
+    for i in range(64):
+        Image.new("RGB", (20, 20), (i, 3 * i, 255 - i)).save(tmp_path / "own" / f"{i}.png")
+    text = shelf.card(fit(TINY.replace(data=tmp_path / "own", epochs=1), progress=False))
+    assert "on 64 images of a folder of 16 x 16 pixels" in text and "the user's own images" in text
+    assert "Licence: " not in text and "Twemoji" not in text
 
 
 def test_nothing_is_exported_of_a_damaged_run(store, tmp_path):

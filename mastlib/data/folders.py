@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import signal
 import stat
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -161,6 +163,16 @@ def as_it_is(batch: Any) -> Any:
 
 
 def begin_worker(number: int) -> None:
-    """Let a worker ignore requests to stop: they go to all processes, and the one that trains needs it until it has saved."""
+    """Let a worker end with the process that started it, and by no request to stop: these go to all processes, and the one that
+    trains needs its workers until it has saved."""
     for request in STOPPING:
         signal.signal(request, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """torch looks every five seconds whether the parent is another one, in vain where it was killed before the worker began."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -212,16 +212,24 @@ def test_a_process_that_was_killed_is_told_of_in_a_line(root):
 
 
 SCRIPT = """
-import sys, torch
+import os, sys, torch
 from multiprocessing import active_children
+from mastlib.data import sources
 from mastlib.data.sources import source_of
+sources.WORKERS = 1
+def at_once(self, stream):
+    print(*(process.pid for process in active_children()), flush=True)
+    os.kill(os.getpid(), 9)
+if "{ending}" == "killed while they start":
+    sources.Streamed._next = at_once
 stream = source_of(sys.argv[1]).images({count}, {size}, held_bytes=0).batches([torch.arange(64)] * 1000)
 next(stream)
 print(*(process.pid for process in active_children()), flush=True)
 {then}
 """
 ENDINGS = {
-    "killed": ("import os; os.kill(os.getpid(), 9)", -9),
+    "killed while they start": ("", -9),
+    "killed": ("os.kill(os.getpid(), 9)", -9),
     "left open": ("", 0),
     "raised": ("raise SystemExit(3)", 3),
     "in a thread": (
@@ -243,7 +251,7 @@ def alive(process):
 def test_however_a_program_ends_its_processes_do_too_and_it_needs_no_main_guard(ending, root, tmp_path):
     then, code = ENDINGS[ending]
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(count=COUNT, size=SIZE, then=then))
+    script.write_text(SCRIPT.format(count=COUNT, size=SIZE, then=then, ending=ending))
     done = subprocess.run(
         [sys.executable, str(script), str(root)],
         stdout=subprocess.PIPE,

@@ -7,9 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from mastlib import checkpoints
 from mastlib.augment.presets import get_pipeline
@@ -102,6 +104,25 @@ def test_a_request_to_stop_is_passed_on_and_all_save(number, tmp_path):
     (last,) = checkpoints.found(folder / "resume")[-1:]
     epochs = len(rows[0].read_text().splitlines()) - 1
     assert epochs * 4 <= int(last.stem) < 8000 and list(tmp_path.glob("*.lock")) == []
+
+
+def test_each_of_two_processes_streams_its_part_of_a_folder_and_says_which_file_is_damaged(tmp_path):
+    folder, draw = tmp_path / "folder", np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(TINY.images):
+        Image.fromarray(draw.integers(0, 256, (18, 20, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    spec = TINY.replace(data=folder)
+    together = fit(spec, progress=False, store=RunStore(tmp_path / "two"), devices=2, held_bytes=0)
+    alone = fit(spec, progress=False, store=RunStore(tmp_path / "one"))
+    assert together.id == alone.id and together.info["devices"] == 2
+    states = together.weights("method"), alone.weights("method")
+    for key, value in states[1].items():
+        torch.testing.assert_close(states[0][key], value, rtol=1e-5, atol=1e-5)
+    damaged = folder / "77.png"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    with pytest.raises(InputError, match=r"77\.png' cannot be decoded") as refusal:
+        fit(spec, progress=False, store=RunStore(tmp_path / "two"), devices=2, held_bytes=0)
+    assert "\n" not in str(refusal.value)
 
 
 def test_what_the_processes_say_reaches_the_caller(tmp_path):
