@@ -13,6 +13,7 @@ import torch
 from mastlib.augment.kernels import can_compile
 from mastlib.files import outputs_dir, write_text
 from mastlib.launch import device_here
+from mastlib.locks import alone
 from mastlib.methods.base import layout_of
 from mastlib.spec import RunSpec
 from mastlib.transfer import backbone_of, stages_of
@@ -24,7 +25,8 @@ CLEARLY_FASTER = 0.9  # a precision replaces the plainer one only when its step 
 def resolve(spec: RunSpec) -> RunSpec:
     """`spec` with "auto" precision and memory format decided by timing a few steps of its backbone on this machine.
 
-    The choice is remembered under `outputs/cache`, so one machine decides once and a spec keeps its run identity.
+    The choice is remembered under `outputs/cache`, so one machine decides once and a spec keeps its run identity; of processes that
+    ask at the same moment one decides for all.
     "auto" compilation is on where the run makes at least COMPILED_PIXELS and torch.compile works here.
     """
     device = device_here()
@@ -39,8 +41,15 @@ def resolve(spec: RunSpec) -> RunSpec:
     question = [name, torch.__version__, *network]
     key = hashlib.sha256(json.dumps([*question, spec.precision, spec.memory_format]).encode()).hexdigest()[:16]
     path = outputs_dir() / "cache" / f"precision-{key}.json"
-    if path.is_file():
-        return spec.replace(**json.loads(path.read_text()))
+    if not path.is_file():
+        with alone(path):
+            if not path.is_file():
+                write_text(path, json.dumps(_faster(spec, device)))
+    return spec.replace(**json.loads(path.read_text()))
+
+
+def _faster(spec: RunSpec, device: torch.device) -> dict[str, str]:
+    """The precision and memory format, of those that `spec` leaves open, whose step takes least."""
     options = [
         (precision, memory_format)
         for memory_format in ("contiguous", "channels_last")
@@ -52,9 +61,7 @@ def resolve(spec: RunSpec) -> RunSpec:
         seconds = _step_seconds(spec, device, *option)
         if seconds < best_seconds * (CLEARLY_FASTER if best_seconds < math.inf else 1):
             best, best_seconds = option, seconds
-    answer = {"precision": best[0], "memory_format": best[1]}
-    write_text(path, json.dumps(answer))
-    return spec.replace(**answer)
+    return {"precision": best[0], "memory_format": best[1]}
 
 
 def _step_seconds(spec: RunSpec, device: torch.device, precision: str, memory_format: str) -> float:

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -269,6 +271,23 @@ def test_auto_is_decided_once_and_remembered(monkeypatch, tmp_path):
     assert resolve(spec) == chosen
     kept = resolve(TINY.replace(width=5, precision="fp32", memory_format="auto"))
     assert (kept.precision, kept.memory_format) == ("fp32", "contiguous")  # 5 % is not clearly faster
+
+
+def test_of_two_that_ask_for_a_precision_at_once_one_decides_for_both(monkeypatch, tmp_path):
+    monkeypatch.setenv("MASTLIB_OUTPUTS", str(tmp_path))
+    timed: list[str] = []
+
+    def seconds(spec, device, option, memory_format):
+        """The first to ask finds bf16 faster, a second one would find fp32."""
+        timed.append(option)
+        time.sleep(0.2)
+        return 1.0 if (option == "bf16") == (len(timed) <= 2) else 2.0
+
+    monkeypatch.setattr(precision, "_step_seconds", seconds)
+    spec = TINY.replace(width=6, precision="auto")
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(resolve, [spec, spec]))
+    assert timed == ["fp32", "bf16"] and [one.precision for one in answers] == ["bf16", "bf16"]
 
 
 def test_auto_is_decided_anew_for_a_backbone_with_more_stages(monkeypatch, tmp_path):

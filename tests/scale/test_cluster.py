@@ -151,7 +151,7 @@ def test_two_processes_that_srun_starts_make_a_run_together_and_go_on_after_scan
         epochs=400, warmup_epochs=0, optimizer="sgd", lr=0.002, precision="fp32", memory_format="contiguous", compile="off",
     )  # fmt: skip
     task, store = tmp_path / "task.json", RunStore(tmp_path / "runs")
-    settings = {"spec": spec.to_dict(), "store": str(store.root), "progress": False, "seconds": 180.0, "held_bytes": 0}
+    settings = {"spec": spec.to_dict(), "store": str(store.root)}
     task.write_text(json.dumps(settings))
     command = ["srun", "--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1", "--mem=6000"]
     command += [sys.executable, "-m", "mastlib.worker", str(task), "--devices", "2"]
