@@ -44,7 +44,7 @@ MpiDefault=none
 ReturnToService=2
 KillWait=60
 NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(free -m | awk '/^Mem:/ {print $2 - 1000}') State=UNKNOWN
-PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=cpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 END
     slurmctld -f "$SLURM_CONF"
     slurmd -f "$SLURM_CONF"

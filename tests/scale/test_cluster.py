@@ -25,7 +25,7 @@ TIMING = ["seconds", "images_per_second"]
 SLURM = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scancel")
 SHORT = [  # between looks at a job: of seconds, where a cluster is asked every minute
     "--slurm-init-seconds-before-status-checks=3", "--seconds-between-status-checks=3", "--latency-wait=10",
-    "--default-resources", "slurm_partition=all", "slurm_account=none",
+    "--default-resources", "slurm_partition=cpu", "slurm_account=none",
 ]  # fmt: skip
 
 

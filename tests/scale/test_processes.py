@@ -113,7 +113,7 @@ def test_a_run_that_streams_its_images_ends_with_the_bits_of_one_that_keeps_them
     assert ended(training(spec, tmp_path / "killed", in_write=draw.randint(20, 60), held_bytes=0))
     assert ended(training(spec, tmp_path / "killed", held_bytes=0), kill_after=draw.uniform(0, 1))  # while others start
     left = (tmp_path / "killed").glob(".*.partial/resume/*.safetensors")
-    assert 20 <= max(int(path.stem) for path in left) < STEPS
+    assert 0 < max(int(path.stem) for path in left) < STEPS
     assert not ended(training(spec, tmp_path / "killed", held_bytes=0))
     same(tmp_path / "whole", tmp_path / "killed")
 
