@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# A Slurm of this one machine, for tests: `slurm.sh start FOLDER`, then SLURM_CONF=FOLDER/slurm.conf squeue ..., then `slurm.sh stop FOLDER`.
-# Needs root, and Debian's slurmctld, slurmd, slurm-client and munge.
+# A Slurm of this one machine, for tests: `slurm.sh start FOLDER`, then squeue, sbatch and so on, then `slurm.sh stop FOLDER`.
+# Needs root, Debian's slurmctld, slurmd, slurm-client and munge, and no Slurm that is there already.
 set -euo pipefail
 action=$1 folder=$(realpath -m "$2")
-export SLURM_CONF="$folder/slurm.conf"
+conf=/etc/slurm/slurm.conf  # where a job looks, whatever its environment was stripped of
 
 stop() {
+    if grep -qs "^StateSaveLocation=$folder/" "$conf"; then rm "$conf"; fi
     for file in "$folder/slurmctld.pid" "$folder/slurmd.pid" "$folder/munged.pid"; do
         if [ -s "$file" ]; then kill "$(cat "$file")" 2>/dev/null || true; fi
     done
@@ -16,13 +17,17 @@ stop() {
 }
 
 start() {
+    if [ -e "$conf" ]; then
+        echo "$conf is there: not ours" >&2
+        exit 1
+    fi
     mkdir -p "$folder/state" "$folder/spool"
     if ! munge -n >/dev/null 2>&1; then  # else there is one, which stays
         install -d -o munge -g munge -m 0755 /run/munge  # only its owner may write there: no place in a test's folder would do
         runuser -u munge -- /usr/sbin/munged
         cp /run/munge/munged.pid "$folder/munged.pid"
     fi
-    cat >"$SLURM_CONF" <<END
+    cat >"$conf" <<END
 ClusterName=onehost
 SlurmctldHost=$(hostname -s)(127.0.0.1)
 AuthType=auth/munge
@@ -46,8 +51,8 @@ KillWait=60
 NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(free -m | awk '/^Mem:/ {print $2 - 1000}') State=UNKNOWN
 PartitionName=cpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 END
-    slurmctld -f "$SLURM_CONF"
-    slurmd -f "$SLURM_CONF"
+    slurmctld
+    slurmd
     for _ in $(seq 300); do
         if [ "$(sinfo --noheader --format=%t 2>/dev/null)" = idle ]; then return; fi
         sleep 0.1
