@@ -39,6 +39,19 @@ def test_makefile_extras_exist_and_its_tiers_are_ours() -> None:
     assert re.search(r"^TIERS := (.*)$", text, re.M)[1].split() == list(TIERS)
 
 
+def test_snakemake_is_for_clusters_alone() -> None:
+    assert not any("snakemake" in one for one in PROJECT["dependencies"])
+    assert any("snakemake" in one for one in PROJECT["optional-dependencies"]["cluster"])
+    imports = [
+        path.name
+        for path in (ROOT / "mastlib").rglob("*.py")
+        if re.search(r"(import|from) snakemake", path.read_text())
+    ]
+    assert imports == []
+    recipes = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("\t")]
+    assert recipes and not any("snakemake" in line.lower() for line in recipes)
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 @pytest.mark.parametrize(
     ("arguments", "said"),

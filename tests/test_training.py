@@ -345,7 +345,7 @@ class Hide:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Hide())
 import json
-import mastlib.chapter, mastlib.study, mastlib.plots
+import mastlib.chapter, mastlib.study, mastlib.plots, mastlib.worker, mastlib.__main__
 from mastlib.training import fit
 from mastlib.runs import RunStore
 from mastlib.optim import learning_rate
