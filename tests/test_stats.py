@@ -6,7 +6,15 @@ import pytest
 from scipy import stats
 
 from mastlib.errors import InputError
-from mastlib.stats import interval, mean_rank, paired_difference, summarise
+from mastlib.stats import (
+    across_tasks,
+    critical_difference,
+    interval,
+    mean_rank,
+    paired_bootstrap,
+    paired_difference,
+    summarise,
+)
 
 
 @pytest.mark.parametrize("level", [0.9, 0.95])
@@ -96,3 +104,51 @@ def test_mean_rank_counts_complete_tasks_only() -> None:
         mean_rank(frame[frame["task"].eq("y") | frame["method"].eq("b")])
     with pytest.raises(InputError, match="twice"):
         mean_rank(rows(), value="value")
+
+
+def test_paired_bootstrap_covers_the_mean_difference_and_no_more_than_it_must() -> None:
+    draw = np.random.default_rng(2)
+    base = draw.normal(size=(200, 60)) * 5
+    skewed = base + draw.exponential(size=(200, 60))  # of mean 1
+    found = [paired_bootstrap(a, b, resamples=999, seed=i) for i, (a, b) in enumerate(zip(skewed, base, strict=True))]
+    assert np.mean([one.low < 1 < one.high for one in found]) == pytest.approx(0.94, abs=0.04)
+    student = [paired_difference(list(a), list(b)) for a, b in zip(skewed, base, strict=True)]
+    widths = [np.mean([one.high - one.low for one in many]) for many in (found, student)]
+    assert widths[0] == pytest.approx(widths[1], rel=0.05)
+    assert [one.mean for one in found] == pytest.approx([one.mean for one in student]) and found[0].n == 60
+    assert paired_bootstrap(skewed[0], base[0], seed=1) == paired_bootstrap(skewed[0], base[0], seed=1)
+    with pytest.raises(InputError, match="a has 2 values and b has 3"):
+        paired_bootstrap([1, 2], [1, 2, 3])
+    with pytest.raises(InputError, match="two or more"):
+        paired_bootstrap([1], [2])
+
+
+def scores(values: np.ndarray) -> pd.DataFrame:
+    """A row for each method (rows of `values`) and task (columns)."""
+    named = [(f"m{i}", f"t{j}", v) for i, row in enumerate(values) for j, v in enumerate(row)]
+    return pd.DataFrame(named, columns=["method", "task", "mean"])
+
+
+def test_across_tasks_is_scipys_signed_rank_test() -> None:
+    values = np.random.default_rng(3).normal(size=(3, 12))
+    values[1] += 1.5
+    found = across_tasks(scores(values), "m1", "m0")
+    assert found.p == pytest.approx(stats.wilcoxon(values[1], values[0]).pvalue) and found.p < 0.05
+    assert (found.better, found.n) == (int((values[1] > values[0]).sum()), 12)
+    assert across_tasks(scores(values[[0, 0]]), "m0", "m1") == (1.0, 0, 12)
+    assert across_tasks(scores(np.array([[5.0] * 5, [1.0, 2, 3, 4, 0]])), "m0", "m1").p > 0.05, "too few tasks to say"
+    missing = scores(values).drop(index=0)
+    assert across_tasks(missing, "m0", "m2").n == 11
+    with pytest.raises(InputError, match="method = 'm9' cannot be used; accepted: m0"):
+        across_tasks(scores(values), "m0", "m9")
+
+
+def test_critical_difference_is_that_of_the_tables() -> None:
+    # Demšar 2006, table 5(a): q at .05, and the example of section 3.3 (4 methods, 14 data sets).
+    table = {2: 1.960, 3: 2.343, 4: 2.569, 5: 2.728, 6: 2.850, 7: 2.949, 8: 3.031, 9: 3.102, 10: 3.164}
+    for methods, q in table.items():
+        assert critical_difference(methods, 1) / np.sqrt(methods * (methods + 1) / 6) == pytest.approx(q, abs=1e-3)
+    assert critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
+    for arguments in ((1, 5), (3, 0), (3, 5, 1.0)):
+        with pytest.raises(InputError):
+            critical_difference(*arguments)
