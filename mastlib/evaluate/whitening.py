@@ -42,7 +42,7 @@ class Whitening:
 
         Raises InputError for features that are not `(M, D)`, M at least 2, finite; that do not vary; whose covariance is
         singular where `shrinkage` is 0; and for a mask of another shape, with a negative weight or with no other than 0.
-        Source: Ericsson et al., BMVC 2022 (ssl-invariances), section 4; the shrinkage in place of its 1e-10 is ours.
+        Source: Ericsson et al., BMVC 2022 (ssl-invariances), whose code whitens by Cholesky in float32; the shrinkage is ours.
         """
         shrinkage = check_float("shrinkage", shrinkage, 0.0, 1.0)
         if features.ndim != 2 or len(features) < 2 or not features.shape[1]:
