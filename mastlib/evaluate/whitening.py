@@ -27,6 +27,7 @@ class Whitening:
     spread: float
 
     @classmethod
+    @torch.no_grad()
     def of(cls, features: Tensor, shrinkage: float = SHRINKAGE, mask: Tensor | None = None) -> Whitening:
         """The whitening of clean images' `features` `(M, D)`: V diag(l')^-1/2 V^T, for their covariance V diag(l) V^T (ddof 1).
 
@@ -75,6 +76,7 @@ class Whitening:
         spread = float(centred.square().sum() / (len(centred) - 1))
         return cls(features.double().mean(dim=0), matrix, spread)
 
+    @torch.no_grad()
     def apply(self, features: Tensor) -> Tensor:
         """`features` `(M, D)` whitened, `(M, D')` float64. Raises InputError for another D."""
         if features.ndim != 2 or features.shape[1] != len(self.mean):
