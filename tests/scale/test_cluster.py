@@ -21,6 +21,8 @@ from mastlib.training import fit
 
 ROOT, HERE = Path(__file__).parents[2], Path(__file__).parent
 CHAPTERS = ("03_mast_training", "05_subspaces", "06_augself_cassle")
+SEEDS = [0, 1, 2] if os.environ.get("CI") else [0]  # all of it takes a Slurm of one machine ten minutes
+RUNS = 8 * len(SEEDS)
 TIMING = ["seconds", "images_per_second"]
 SLURM = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scancel")
 SHORT = [  # between looks at a job: of seconds, where a cluster is asked every minute
@@ -30,21 +32,23 @@ SHORT = [  # between looks at a job: of seconds, where a cluster is asked every 
 ]  # fmt: skip
 
 
-def called(outputs: Path, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """`command` in this environment with its `outputs`, no threads but what the tier states."""
-    environment = (
-        {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"MASTLIB_OUTPUTS": str(outputs)} | more
-    )
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+def environment(outputs: Path) -> dict[str, str]:
+    """This one with its `outputs`, and no threads but what the tier states."""
+    return {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"MASTLIB_OUTPUTS": str(outputs)}
 
 
-def snakemake(
-    outputs: Path, profile: str, *options: str, seeds: str = "", **more: str
-) -> subprocess.CompletedProcess[str]:
-    given = [f"parameters={[f'{name}.seeds={seeds}' for name in CHAPTERS]}"] if seeds else []
-    command = [sys.executable, "-m", "snakemake", "--profile", str(ROOT / "profiles" / profile)]
-    command += ["--directory", str(outputs / "snakemake"), *options, "--config", "tier=smoke", *given]
-    return called(outputs, *command, **more)
+def called(outputs: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, env=environment(outputs), capture_output=True, text=True, check=False)
+
+
+def given(seeds: list[int]) -> list[str]:
+    return [f"{name}.seeds={seeds}" for name in CHAPTERS]
+
+
+def snakemake(outputs: Path, profile: str, seeds: list[int], *options: str) -> list[str]:
+    """The command that trains the smoke grid with `seeds`."""
+    command = [sys.executable, "-m", "snakemake", "runs", "--profile", str(ROOT / "profiles" / profile), *options]
+    return [*command, "--directory", str(outputs / "snakemake"), "--config", "tier=smoke", f"parameters={given(seeds)}"]
 
 
 def metrics(outputs: Path) -> dict[str, pd.DataFrame]:
@@ -62,12 +66,13 @@ def assert_same(found: dict[str, pd.DataFrame], expected: dict[str, pd.DataFrame
 
 @pytest.fixture(scope="module")
 def by_make(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
-    """The metrics of the whole smoke grid, as `make grid TIER=smoke` trains it."""
+    """The metrics of the smoke grid with SEEDS, as `make grid TIER=smoke` trains it."""
     outputs = tmp_path_factory.mktemp("make")
-    done = called(outputs, sys.executable, "-m", "mastlib.grid", "run", "--tier", "smoke")
+    options = [word for pair in given(SEEDS) for word in ("-p", pair)]
+    done = called(outputs, sys.executable, "-m", "mastlib.grid", "run", "--tier", "smoke", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     found = metrics(outputs)
-    assert f"{len(found)} runs: 0 there, {len(found)} to train" in done.stdout
+    assert len(found) == RUNS and f"{RUNS} runs: 0 there, {RUNS} to train" in done.stdout
     return found
 
 
@@ -83,16 +88,17 @@ def test_a_dry_run_lists_the_laptop_grid_with_its_forecast(tmp_path):
 
 @pytest.mark.slow
 def test_snakemake_trains_what_make_trains_and_goes_on_where_something_is_gone(tmp_path, by_make):
-    done = snakemake(tmp_path, "local", "runs", seeds="[1]")
+    command = snakemake(tmp_path, "local", SEEDS[:1])
+    done = called(tmp_path, *command)
     assert done.returncode == 0, done.stderr
     found = metrics(tmp_path)
     assert len(found) == 8
     assert_same(found, {name: by_make[name] for name in found})
-    again = snakemake(tmp_path, "local", "runs", seeds="[1]")
+    again = called(tmp_path, *command)
     assert again.returncode == 0 and "smoke tier: 8 runs, all there" in again.stderr
     assert "rule fit" not in again.stdout + again.stderr
     shutil.rmtree(tmp_path / "runs" / min(found))
-    third = snakemake(tmp_path, "local", "runs", seeds="[1]")
+    third = called(tmp_path, *command)
     assert third.returncode == 0 and (third.stdout + third.stderr).count("rule fit:") == 1
     assert_same(metrics(tmp_path), found)
 
@@ -116,13 +122,9 @@ def slurm(tmp_path: Path) -> Iterator[Callable[..., str]]:
 @pytest.mark.slow
 def test_slurm_trains_what_make_trains_and_a_cancelled_job_is_finished_by_the_next_call(tmp_path, by_make, slurm):
     outputs = tmp_path / "outputs"
-    options = ["--retries", "0", *SHORT]
-    environment = os.environ | {"MASTLIB_OUTPUTS": str(outputs)}
-    environment.pop("OMP_NUM_THREADS", None)
-    command = [sys.executable, "-m", "snakemake", "--profile", str(ROOT / "profiles" / "slurm")]
-    command += ["--directory", str(outputs / "snakemake"), "runs", *options, "--config", "tier=smoke"]
+    command = snakemake(outputs, "slurm", SEEDS, "--retries", "0", *SHORT)
     with open(tmp_path / "first.txt", "w") as said:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment(outputs), stdout=said, stderr=said)
         cancelled = ""
         while process.poll() is None:
             if not cancelled and list(outputs.glob("grid/smoke/runs/*.done")):
@@ -136,13 +138,13 @@ def test_slurm_trains_what_make_trains_and_a_cancelled_job_is_finished_by_the_ne
             time.sleep(0.2)
     text = (tmp_path / "first.txt").read_text()
     assert cancelled and process.returncode != 0, text[-3000:]
-    assert "smoke tier: 24 runs: 0 there, 24 to train" in text
+    assert f"smoke tier: {RUNS} runs: 0 there, {RUNS} to train" in text
     first = metrics(outputs)
     assert 0 < len(first) < len(by_make), "the cancelled run is not there, others are"
 
-    done = snakemake(outputs, "slurm", "runs", *options)
+    done = called(outputs, *command)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"smoke tier: 24 runs: {len(first)} there" in done.stderr
+    assert f"smoke tier: {RUNS} runs: {len(first)} there" in done.stderr
     assert_same(metrics(outputs), by_make)
 
 
