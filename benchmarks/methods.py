@@ -27,7 +27,7 @@ from mastlib import provenance
 from mastlib.augment.presets import get_pipeline
 from mastlib.catalogue import pair_spec
 from mastlib.cost import Step, ratio, step_seconds
-from mastlib.data.pools import pretraining_images
+from mastlib.data.pretraining import pretraining_images
 from mastlib.files import write_text
 from mastlib.models.backbones import BACKBONES, STEMS
 from mastlib.precision import resolve

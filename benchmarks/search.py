@@ -20,21 +20,22 @@ import pandas as pd
 import torch
 
 from mastlib.data.pools import Pool
-from mastlib.evaluate.features import extract
-from mastlib.evaluate.masks import read_masks
-from mastlib.evaluate.probes import logistic_probe, ridge_probe
-from mastlib.evaluate.subspaces import invariance, own
-from mastlib.evaluate.tasks import evaluate_backbone, get_task, list_tasks
+from mastlib.evaluation.features import extract
+from mastlib.evaluation.masks import read_masks
+from mastlib.evaluation.probes import logistic_probe
+from mastlib.evaluation.regression import ridge_probe
+from mastlib.evaluation.rows import evaluate_backbone
+from mastlib.evaluation.subspaces import invariance, own
+from mastlib.evaluation.tasks import headline
 from mastlib.methods.masks import overlap
 from mastlib.models.backbones import build_backbone
 from mastlib.runs import Run
-from mastlib.search import QUESTIONS
+from mastlib.search import CASSLE_TASKS, QUESTIONS
 from mastlib.spec import RunSpec
 from mastlib.study import tier_grid, tier_pools
 from mastlib.tiers import tier_spec
 from mastlib.training import fit
 
-TASKS = [name for name in list_tasks() if "colour" in get_task(name).sensitive_to]
 LATENTS = QUESTIONS[2:]  # of the scene; the first two are of the object
 
 MAST: dict = {"awareness": "mast", "pairing": "isolate_one"}
@@ -152,7 +153,8 @@ def main() -> None:
             if ((done["arm"] == arm) & (done["seed"] == seed)).any():
                 continue
             spec: RunSpec = tier_spec(options.tier, augmentations="standard5", seed=seed, **arms.get(arm, {}))
-            pools, grid = tier_pools(options.tier, spec.image_size), tier_grid(options.tier)
+            pools = tier_pools(options.tier, spec.image_size, ["category", "position"])
+            grid = tier_grid(options.tier)
             torch.manual_seed(seed)
             backbone, row = build_backbone(spec.backbone, spec.width, spec.stem), {"arm": arm, "seed": seed}
             if arm != "random weights":
@@ -162,7 +164,7 @@ def main() -> None:
                 row |= measured(run, pools["objects"])
             row |= judged(backbone, pools, grid)
             if options.search == "cassle":  # whose settings stay its authors', so that these choose nothing
-                rows_of = evaluate_backbone(backbone, pools, TASKS, grid)
+                rows_of = headline(evaluate_backbone(backbone, pools, CASSLE_TASKS, grid))
                 row |= dict(zip(rows_of["task"], rows_of["value"], strict=True))
             rows.append(row)
             pd.DataFrame(rows).round(4).to_csv(options.csv, index=False)

@@ -18,7 +18,7 @@ import torch
 
 from mastlib import provenance
 from mastlib.augment.presets import get_pipeline
-from mastlib.data.pools import pretraining_images
+from mastlib.data.pretraining import pretraining_images
 from mastlib.files import write_text
 from mastlib.methods import build_method
 from mastlib.methods.base import layout_of

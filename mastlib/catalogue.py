@@ -15,7 +15,7 @@ from torch import nn
 from mastlib.augment.presets import get_pipeline
 from mastlib.cost import ratio, step_seconds
 from mastlib.data import bank
-from mastlib.data.pools import pretraining_images
+from mastlib.data.pretraining import pretraining_images
 from mastlib.errors import check_choice
 from mastlib.methods import AWARENESS, HOSTS, REFUSED, build_method, method_class
 from mastlib.methods.base import Method

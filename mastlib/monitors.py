@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mastlib.evaluate.features import extract
+from mastlib.evaluation.features import extract
 
 COLLAPSED_STD = 0.1  # of `methods.base.embedding_std`, which is 1 for an even spread and 0 for a constant
 COLLAPSED_RANK = 2.0  # effective rank below which features hold no more than a line

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.path import Path
 from torch import Tensor
 
 WIDTH = 7.2  # inches: the text width of the book and of a two-column page
 MARKERS = "osD^vPX*"  # beside colour, so that a figure reads in grey
+TICK = Path([(-1, 0), (-0.3, -0.7), (1, 0.8)])  # drawn, not written: no font may have it
 
 
 def style() -> None:
@@ -72,6 +76,84 @@ def strips(rows: Sequence[tuple[str, Tensor, Sequence[str]]], columns: int = 2, 
                 ax.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
                 ax.set_title(caption, fontsize=7, pad=2, linespacing=1.0)
                 ax.axis("off")
+    return figure
+
+
+def retrieval_panel(
+    images: Tensor,
+    queries: Sequence[int],
+    neighbours: Mapping[str, Tensor],
+    keys: Sequence[object] | np.ndarray | pd.Series,
+    text: str,
+) -> Figure:
+    """A row for each of `queries`: the image, framed, then its neighbours by each model; those with its key have a tick.
+
+    images `(M, 3, S, S)`, uint8 or float in [0, 1]; queries: rows of these; neighbours: model -> `(M, k)`, rows nearest first
+    (`evaluation.retrieval.neighbours`); keys `(M,)`, one that is missing is nobody's. `text` says what the tick means.
+    """
+    known = pd.Series(np.asarray(keys, dtype=object))
+    gap, apart, heading = 0.06, 0.16, 0.2  # inches: between pictures, more of it before a model; a line of text
+    groups = {"query": torch.arange(len(images))[:, None], **neighbours}
+    count = sum(rows.shape[1] for rows in groups.values())
+    side = (WIDTH - (len(groups) - 1) * apart) / count - gap
+    figure = plt.figure(figsize=(WIDTH, 2 * heading + len(queries) * (side + gap)))
+    width, height = figure.get_size_inches()
+    size = min(12, 16 * side)  # of a tick, in points
+    looks: list[dict[str, Any]] = [
+        {"marker": "o", "ms": size, "mfc": "white", "mec": "black", "mew": 0.6},
+        {"marker": TICK, "ms": 0.5 * size, "mfc": "none", "mec": "black", "mew": 0.1 * size},
+    ]
+    left = gap / 2  # so that the frame is not cut
+    for name, rows in groups.items():
+        figure.text(left / width, 1 - 1.5 * heading / height, name, fontsize=8, weight="bold", va="center")
+        for i in range(rows.shape[1]):
+            for row, query in enumerate(queries):
+                image = int(rows[query, i])
+                bottom = height - 2 * heading - row * (side + gap) - side
+                ax = figure.add_axes((left / width, bottom / height, side / width, side / height))
+                ax.imshow(images[image].permute(1, 2, 0).numpy(), interpolation="nearest")
+                ax.set(xticks=[], yticks=[])
+                ax.spines[:].set(visible=name == "query", linewidth=2.5, color="black")
+                if name != "query" and known.notna()[query] and known[image] == known[query]:
+                    for look in looks:
+                        ax.plot(0.86, 0.14, transform=ax.transAxes, **look)
+            left += side + gap
+        left += apart
+    sample: Any = tuple(Line2D([], [], linestyle="", **look) for look in looks)  # both in one place
+    figure.legend([sample], [text], loc="upper right", fontsize=8, borderpad=0, borderaxespad=0.3, handlelength=1.5)
+    return figure
+
+
+def attribution_panel(images: Tensor, maps: Tensor, names: Sequence[str]) -> Figure:
+    """A column for each image, and under it, on its grey version, a row of maps for each of `names`, on a scale of its own image.
+
+    images `(N, 3, H, W)`, uint8 or float in [0, 1]; maps `(R, N, H, W)`: transparent at 0, four fifths opaque at the map's
+    largest, orange above zero, blue below; a map of zeros leaves the grey image bare.
+    """
+    rows, columns = maps.shape[:2]
+    head, gap = 0.95, 0.04  # inches: names at the left; between pictures
+    side = min((WIDTH - head) / columns, 0.95)
+    figure, axes = plt.subplots(rows + 1, columns, figsize=(head + columns * side, (rows + 1) * side), squeeze=False)
+    pictures = images.float() / (1 if images.is_floating_point() else 255)
+    up, down = (np.array(sns.color_palette("colorblind")[i]) for i in (1, 0))
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    for i, picture in enumerate(pictures):
+        axes[0, i].imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
+        for r in range(rows):
+            values = maps[r, i].numpy()
+            strength = 0.8 * np.abs(values) / (np.abs(values).max() or 1)
+            layer = np.dstack([np.where(values[..., None] < 0, down, up), strength])
+            # Half the contrast around light grey: the map is what is to be read.
+            axes[r + 1, i].imshow(
+                0.5 + picture.mean(dim=0).numpy() / 2, cmap="gray", vmin=0, vmax=1, interpolation="nearest"
+            )
+            axes[r + 1, i].imshow(layer, interpolation="nearest")
+    for ax, name in zip(axes[:, 0], ["image", *names], strict=True):
+        ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+    width = figure.get_figwidth()
+    figure.subplots_adjust(head / width, 0.01, 1, 0.99, gap / side, gap / side)
     return figure
 
 

@@ -14,7 +14,9 @@ QUESTIONS = (
     "people", "vendor", "value", "light_strength", "light_saturation", "background_value", "background_saturation",
     "background_angle",
 )  # fmt: skip
-#: Those that colour operations take away.
+#: Tasks that live on colour, as many as there were when CASSLE's search was run.
+CASSLE_TASKS = ("tone", "hue", "flag", "hue_shift")
+#: Questions that colour operations take away.
 COLOUR_QUESTIONS = ("value", "light_strength", "light_saturation", "background_value", "background_saturation")
 ALIKE = 0.5  # mean cosine of centred mask rows from which on masks count as alike
 

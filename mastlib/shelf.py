@@ -123,10 +123,15 @@ def card(run: Run) -> str:
     tasks = sorted((run.folder / "tasks").glob("*.csv"))
     if tasks:
         rows = pd.concat(map(pd.read_csv, tasks))
-        lines += ["", "| task | metric | value | n | protocol |", "|---|---|---|---|---|"]
-        lines += [f"| {r.task} | {r.metric} | {r.value:.4f} | {r.n} | {r.protocol} |" for r in rows.itertuples()]
+        lines += ["", "| task | metric | value | 95% interval | n | protocol |", "|---|---|---|---|---|---|"]
+        bounds = [f"{low:.4f} to {high:.4f}" for low, high in zip(rows["low"], rows["high"], strict=True)]
+        rows["low"] = ["" if found.startswith("nan") else found for found in bounds]
+        for task, metric, value, interval, n, how in rows[
+            ["task", "metric", "value", "low", "n", "protocol"]
+        ].to_numpy():
+            lines.append(f"| {task} | {metric} | {value:.4f} | {interval} | {n} | {how} |")
     else:
-        lines.append("- no task yet: `mastlib.evaluate.tasks.evaluate_run` adds them")
+        lines.append("- no task yet: `mastlib.evaluate(run)` adds them")
     lines += ["", "## Images", ""]
     if spec.of_folder:
         lines.append(

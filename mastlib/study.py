@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from mastlib.data.pools import Pool, load_pool
+from mastlib.data.pools import POOLS, Pool, load_pool
 from mastlib.errors import InputError, check_choice, check_int
-from mastlib.evaluate.probes import L2_GRID
-from mastlib.evaluate.tasks import evaluate_backbone, evaluate_run
+from mastlib.evaluation.design import L2_GRID
+from mastlib.evaluation.rows import evaluate, evaluate_backbone
+from mastlib.evaluation.tasks import get_task, headline, list_tasks
 from mastlib.forecast import forecast
 from mastlib.models.backbones import build_backbone
 from mastlib.runs import Run
@@ -25,14 +26,20 @@ RANDOM = "random weights"  # the arm that every table holds: the same backbone a
 
 @dataclass(frozen=True)
 class Study:
-    """Finished runs by (arm, seed), and tidy rows: arm, run_id, seed, status, task, metric, value, n, protocol.
+    """Finished runs by (arm, seed), and tidy rows: arm, run_id, seed, status, task, metric, value, low, high, n, protocol.
 
-    Runs that diverged have no rows; `left_out` says which and why, for the page to show.
+    `rows` has the metric that a task is known by, `every_metric` the others too. Runs that diverged have no rows; `left_out` says
+    which and why, for the page to show.
     """
 
     runs: dict[tuple[str, int], Run]
-    rows: pd.DataFrame
+    every_metric: pd.DataFrame
     left_out: list[str]
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """A row for each arm, seed and task."""
+        return headline(self.every_metric).reset_index(drop=True)
 
     def of(self, arm: str) -> list[Run]:
         """The runs of `arm`, one per seed."""
@@ -43,11 +50,11 @@ class Study:
         return pd.concat([run.metrics().assign(arm=arm, seed=seed) for (arm, seed), run in self.runs.items()])
 
 
-def tier_pools(tier: str, image_size: int) -> dict[str, Pool]:
-    """The evaluation pools at the size that `tier` asks for."""
-    check_choice("tier", tier, TIERS)
-    limits = {"objects": TIERS[tier].objects, "latents": TIERS[tier].latents}
-    return {name: load_pool(name, image_size, limit) for name, limit in limits.items()}
+def tier_pools(tier: str, image_size: int, tasks: Sequence[str] | None = None) -> dict[str, Pool]:
+    """The evaluation pools that `tasks` read (None: the standard ones), at the size that `tier` asks for."""
+    limits = TIERS[check_choice("tier", tier, TIERS)].pools
+    wanted = {get_task(name).pool for name in (list_tasks() if tasks is None else tasks)}
+    return {name: load_pool(name, image_size, limits.get(name)) for name in POOLS if name in wanted}
 
 
 def tier_grid(tier: str) -> tuple[float, ...]:
@@ -77,7 +84,7 @@ def run_study(
     }
     print(forecast(planned.values()), file=sys.stderr, flush=True)  # beside the progress bars, which no page shows
     backbone, width, stem, size = shared.pop()
-    pools, grid = tier_pools(tier, size), tier_grid(tier)
+    pools, grid = tier_pools(tier, size, tasks), tier_grid(tier)
     runs, parts, left_out = {}, [], []
     for seed in seeds:
         with torch.random.fork_rng(devices=[]):
@@ -90,6 +97,6 @@ def run_study(
         if run.info["status"] == "diverged":
             left_out.append(f"{arm}, seed {seed}: diverged, {run.info['reason']}")
             continue
-        rows = evaluate_run(run, pools, tasks, grid)
+        rows = evaluate(run, tasks, pools, grid)
         parts.append(rows.assign(arm=arm, status=run.info["status"]))
     return Study(runs, pd.concat(parts, ignore_index=True), left_out)

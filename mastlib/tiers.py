@@ -15,7 +15,7 @@ from mastlib.spec import RunSpec
 class Tier:
     """One size: what hardware it is for, the RunSpec fields it sets, for each host besides, and how much is evaluated.
 
-    `objects`, `latents`: images of the evaluation pools (None: all); `every_weight`: the probe tries every n-th of the
+    `pools`: images of the evaluation pools that are not taken whole; `every_weight`: the probe tries every n-th of the
     45 regularisation weights. What a run, or a chapter, asks a cluster for: `cpus`, which are a run's threads, `gpus`, `memory`
     in MB and `minutes`, after which it is ended and goes on in another job.
     """
@@ -27,8 +27,7 @@ class Tier:
     gpus: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     hosts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    objects: int | None = None
-    latents: int | None = None
+    pools: Mapping[str, int] = field(default_factory=dict)
     every_weight: int = 1
 
 
@@ -80,7 +79,8 @@ TIERS: Mapping[str, Tier] = MappingProxyType(
                 **_SMALL, "width": 8, "images": 1024, "epochs": 3, "warmup_epochs": 1, "knn_every": 1,
                 "precision": "fp32", "memory_format": "contiguous",  # nothing is timed: the same runs everywhere
             },
-            hosts=_SMOKE_HOSTS, objects=3000, latents=1500, every_weight=11,
+            hosts=_SMOKE_HOSTS, every_weight=11,
+            pools={"objects": 3000, "latents": 1500, "turned": 1000, "mirrored": 600, "several": 400},
         ),
         "laptop": Tier(
             "two CPU cores, under a minute a run", 60, 4000,

@@ -102,7 +102,7 @@ def fit(
     check_float("checkpoint_seconds", checkpoint_seconds, 0, math.inf)
     check_float("held_bytes", held_bytes, 0, math.inf)
     check_devices(spec, devices)
-    source = source_of(spec.data)
+    source = source_of(spec.data, spec.badge)
     spec, identity, _ = identify(spec, source.fingerprint)
     store = store or RunStore()
     finished = store.finished(identity)
@@ -136,7 +136,7 @@ def train(
     """Make the run of `spec`, as it is resolved, in `store`, unless another process makes it first: one of `fabric`'s processes.
 
     `source`: what `spec.data` names, where it is there already."""
-    source = source or source_of(spec.data)
+    source = source or source_of(spec.data, spec.badge)
     spec, identity, closure = identify(spec, source.fingerprint)
     pipeline = get_pipeline(spec.augmentations, spec.image_size, spec.without, compiled=spec.compile == "on")
     labels, names = source.labels(spec.images) if spec.host == "supervised" else (torch.empty(0), [])

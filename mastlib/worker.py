@@ -32,7 +32,7 @@ def main() -> int:
     try:
         spec = RunSpec.from_dict(task["spec"])
         check_devices(spec, options.devices * options.nodes)
-        source = source_of(spec.data)
+        source = source_of(spec.data, spec.badge)
         spec, _, _ = identify(spec, source.fingerprint)
         fabric = fabric_of(spec, options.devices, options.nodes)
         store = RunStore(Path(task["store"]) if task["store"] else None)

@@ -72,6 +72,45 @@ def test_contact_sheet_has_a_cell_for_each_image():
     assert len(set(plots.object_colours(5))) == 5
 
 
+def test_retrieval_panel_frames_queries_and_ticks_neighbours_with_their_key():
+    images = torch.linspace(0, 1, 6)[:, None, None, None].expand(-1, 3, 4, 4)  # each says which it is
+    found = {
+        "plain": torch.tensor([[1, 2], [0, 3], [4, 5], [0, 1], [5, 0], [1, 0]]),
+        "aware": torch.tensor([[5, 1], [2, 0], [3, 4], [2, 1], [2, 1], [4, 3]]),
+    }
+    keys = ["a", "a", None, "b", None, "a"]
+    figure = plots.retrieval_panel(images, [0, 2], found, keys, "same letter")
+    shown = [(round(5 * float(ax.images[0].get_array()[0, 0, 0])), ax) for ax in figure.axes]
+    assert all(ax.images[0].get_array().shape == (4, 4, 3) for _, ax in shown)
+    place = {ax: tuple(ax.get_position().bounds[:2]) for _, ax in shown}
+    rows = sorted({round(-y, 6) for _, y in place.values()})  # from the top
+    laid = [sorted((place[ax][0], image, ax) for image, ax in shown if round(-place[ax][1], 6) == row) for row in rows]
+    assert [[image for _, image, _ in row] for row in laid] == [[0, 1, 2, 5, 1], [2, 4, 5, 3, 4]]
+    assert [[ax.spines["top"].get_visible() for *_, ax in row] for row in laid] == [[True] + [False] * 4] * 2
+    assert [[bool(ax.lines) for *_, ax in row] for row in laid] == [[False, True, False, True, True], [False] * 5]
+    assert [text.get_text() for text in figure.texts] == ["query", "plain", "aware"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["same letter"]
+
+
+def test_an_attribution_panel_shows_each_map_over_its_image():
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    maps = torch.zeros(2, 4, 8, 8)
+    maps[0, :, 2, 5], maps[1, :, 3, 6] = 3.0, -0.5
+    maps[0, 0], maps[0, 1, 0, 0] = 0.0, 1.5
+    figure = plots.attribution_panel(images, maps, ["upper", "lower"])
+    assert [ax.get_ylabel() for ax in figure.axes[::4]] == ["image", "upper", "lower"]
+    shown = [[picture.get_array() for picture in ax.images] for ax in figure.axes]
+    np.testing.assert_allclose(shown[1][0], images[1].permute(1, 2, 0))
+    grey, layer = shown[4 + 1]
+    assert np.corrcoef(grey.ravel(), images[1].mean(dim=0).ravel())[0, 1] > 0.999
+    np.testing.assert_allclose(layer[..., 3], 0.8 * maps[0, 1] / 3, rtol=1e-6)  # each map has a scale of its own
+    assert shown[4][1][..., 3].max() == 0  # nothing to see
+    above, below = layer[2, 5, :3], shown[8 + 2][1][3, 6, :3]
+    assert above[0] > above[2] and below[2] > below[0] and shown[8 + 2][1][3, 6, 3] == pytest.approx(0.8)
+    with pytest.raises(ValueError):
+        plots.attribution_panel(images, maps, ["upper"])
+
+
 def test_points_draw_every_row_and_name_the_chosen_ones():
     frame = pd.DataFrame({"x": [1.0, 2.0, 3.0], "y": [3.0, 1.0, 2.0], "kind": ["a", "b", "a"]}, index=["p", "q", "r"])
     figure = plots.points(frame, "x", "y", "kind", ("across", "up"), ["q"])

@@ -58,6 +58,7 @@ def test_identity_is_stable_and_16_hexadecimal_digits():
 CHANGES = {
     "host": {"host": "simclr"}, "awareness": {"awareness": "mast", "pairing": "isolate_one"},
     "data": {"data": "a/folder"}, "images": {"images": 65}, "image_size": {"image_size": 32},
+    "badge": {"badge": 0.2},
     "augmentations": {"augmentations": "spatial"}, "without": {"without": ["flip"]},
     "pairing": {"pairing": "isolate_one"}, "crop_redrawn": {"crop_redrawn": 0.0},
     "isolated": {"pairing": "mixed", "isolated": 0.25}, "temperature": {"host": "moco", "temperature": 0.1},

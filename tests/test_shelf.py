@@ -15,7 +15,7 @@ from PIL import Image
 
 from mastlib import runs, shelf
 from mastlib.__main__ import main
-from mastlib.evaluate.tasks import load_backbone
+from mastlib.evaluation.rows import load_backbone
 from mastlib.runs import RunStore
 from mastlib.spec import RunSpec
 from mastlib.training import fit
@@ -119,7 +119,7 @@ def test_an_export_loads_elsewhere_and_its_card_says_what_it_is(store, tmp_path,
     run = store.read(store.identities()[0])
     (run.folder / "tasks").mkdir()
     (run.folder / "tasks" / "tone-1.csv").write_text(
-        "task,metric,value,n,protocol\ntone,accuracy,0.512345,77,by hand\n"
+        "task,metric,value,low,high,n,protocol\ntone,accuracy,0.512345,0.5,0.6,77,by hand\ntone,nats,2,,,9,by head\n"
     )
     folder = tmp_path / "given" / "away"
     assert main(["runs", "export", run.id, str(folder)]) == 0
@@ -130,7 +130,8 @@ def test_an_export_loads_elsewhere_and_its_card_says_what_it_is(store, tmp_path,
     theirs = safetensors.torch.load_file(folder / "backbone.safetensors")
     assert all(torch.equal(theirs[name], value) for name, value in net.state_dict().items())
     card = (folder / "README.md").read_text()
-    assert f"`{run.id}`" in card and "| tone | accuracy | 0.5123 | 77 | by hand |" in card
+    assert f"`{run.id}`" in card and "| tone | accuracy | 0.5123 | 0.5000 to 0.6000 | 77 | by hand |" in card
+    assert "| tone | nats | 2.0000 |  | 9 | by head |" in card
     assert all(word in card for word in ("resnet_small", "vicreg", run.info["data"], "Twemoji", "Licence: MIT"))
     assert all(name in card for name in run.info["augmentations"])
     capsys.readouterr()

@@ -41,7 +41,8 @@ def test_bad_values_are_refused_by_name(name, value):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("images", 63), ("images", 10_000_001), ("image_size", 15), ("image_size", 513), ("width", 3), ("width", 257),
+        ("images", 63), ("images", 10_000_001), ("image_size", 15), ("image_size", 513), ("badge", 0.51),
+        ("width", 3), ("width", 257),
         ("epochs", 0), ("batch_size", 1), ("lr", 0), ("mask_init", 0.0), ("mask_init", 1.0), ("mask_power", 3),
         ("projector", [64]), ("projector", [0, 5]), ("without", [""]), ("seed", -1), ("seed", 2**32),
     ],
@@ -132,6 +133,10 @@ def test_replace_changes_what_it_names_and_checks_it():
         ({"scale_fix": "none"}, "scale_fix = 'none' has no effect"),
         ({"mask_type": "ones"}, "mask_type = 'ones' has no effect"),
         ({**MAST, "mask_type": "ones", "mask_power": 2}, "mask_power = 2 has no effect with mask_type = 'ones'"),
+        (
+            {"badge": 0.2, "data": "a/folder"},
+            "badge = 0.2 has no effect with data = 'a/folder'; leave it at 0.0, or set data to",
+        ),
         ({"width": 64}, "width = 64 has no effect with backbone = 'resnet50'"),
         ({"crop_redrawn": 0.0}, "crop_redrawn = 0.0 has no effect with pairing = 'independent'"),
         ({"batch_size": 128, "images": 100}, "batch_size = 128 cannot be used; accepted: at most images = 100"),

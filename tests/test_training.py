@@ -21,7 +21,7 @@ from PIL import Image
 
 from mastlib import checkpoints, precision, training
 from mastlib.augment.presets import get_pipeline
-from mastlib.data.pools import pretraining_images
+from mastlib.data.pretraining import pretraining_images
 from mastlib.data.sources import Streamed
 from mastlib.errors import InputError
 from mastlib.methods import build_method

@@ -15,7 +15,7 @@ import torchvision
 from torch import nn
 
 from mastlib.errors import InputError
-from mastlib.evaluate.tasks import load_backbone
+from mastlib.evaluation.rows import load_backbone
 from mastlib.models.backbones import build_backbone, normalise
 from mastlib.runs import Run, RunStore
 from mastlib.spec import RunSpec

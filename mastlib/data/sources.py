@@ -27,7 +27,8 @@ from torch.utils.data import DataLoader
 from mastlib.closure import closure_hash
 from mastlib.data import bank
 from mastlib.data.folders import Decoder, Folder, as_it_is, begin_worker, scan
-from mastlib.data.pools import load_pool, pretraining_images, pretraining_labels
+from mastlib.data.pretraining import drawings, pretraining_images, pretraining_labels
+from mastlib.data.splits import concept_split
 from mastlib.errors import InputError, check_int, refuse
 from mastlib.files import atomic, outputs_dir
 from mastlib.locks import alone
@@ -74,13 +75,20 @@ class Source(Protocol):
         by the others."""
 
 
-def source_of(data: str) -> Source:
-    """What `data` names: "openemoji", or a folder, which is looked through now. Raises InputError."""
-    return Scenes() if data == BANK else Files(scan(data))
+def source_of(data: str, badge: float = 0.0) -> Source:
+    """What `data` names: "openemoji", or a folder, which is looked through now. `badge`: see `Scenes`. Raises InputError."""
+    if data == BANK:
+        return Scenes(badge)
+    if badge:
+        raise refuse("badge", badge, f"0 with data = {data!r}: badges are laid over scenes, not over a folder's images")
+    return Files(scan(data))
 
 
 class Scenes:
-    """Scenes with the objects of the embedded bank."""
+    """Scenes with the objects of the embedded bank; `badge`: side of the badge over each that is trained on, 0 for none."""
+
+    def __init__(self, badge: float = 0.0) -> None:
+        self.badge = badge
 
     @property
     def fingerprint(self) -> str:
@@ -96,16 +104,15 @@ class Scenes:
 
     def images(self, count: int, size: int, held_bytes: float = HELD_BYTES) -> Images:
         """Rendered once and kept, however large."""
-        return Held(pretraining_images(BANK, count, size))
+        return Held(pretraining_images(BANK, count, size, self.badge))
 
     def watched(self, size: int) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Images of the objects pool with categories; those of validation concepts are asked."""
-        pool = load_pool("objects", size, limit=WATCHED_IMAGES)
-        keep = ((pool.table["split"] != "test") & pool.table["category"].notna()).to_numpy()
-        table = pool.table[keep]
-        labels = torch.tensor(table["category"].astype("category").cat.codes.to_numpy(), dtype=torch.long)
-        query = torch.tensor((table["split"] == "val").to_numpy())
-        return pool.images[torch.tensor(keep)], labels, query
+        """Drawings with a category, each in a scene of its own, never with a badge; those of validation concepts are asked."""
+        made, table, _ = drawings(size, WATCHED_IMAGES)
+        split = concept_split(table["concept"])
+        keep = (split != "test") & table["category"].notna().to_numpy()
+        labels = torch.tensor(table["category"][keep].astype("category").cat.codes.to_numpy(), dtype=torch.long)
+        return made.images[torch.tensor(keep)], labels, torch.tensor(split[keep] == "val")
 
 
 class Files:
@@ -268,7 +275,7 @@ class Streamed:
         """The next piece, or None at the end."""
         try:
             part = next(stream, None)
-        except RuntimeError as error:  # a worker was killed
+        except (RuntimeError, OSError, EOFError) as error:  # a worker was killed, perhaps while it handed a piece over
             said = " ".join(str(error).split())
             raise InputError(
                 f"data: a process that reads {str(self.root)!r} ended; memory, or /dev/shm, may be too small ({said})"

@@ -15,7 +15,8 @@ from PIL import Image
 
 from mastlib.data import bank, sources
 from mastlib.data.folders import decode
-from mastlib.data.pools import load_pool, pretraining_images, pretraining_labels
+from mastlib.data.pools import load_pool
+from mastlib.data.pretraining import pretraining_images, pretraining_labels
 from mastlib.data.sources import Held, Streamed, source_of
 from mastlib.errors import InputError
 from mastlib.files import outputs_dir
@@ -209,6 +210,18 @@ def test_a_process_that_was_killed_is_told_of_in_a_line(root):
     assert "\n" not in str(refusal.value).strip()
     stream.close()
     assert children() == []
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("worker (pid 7) is killed"), ConnectionResetError(104, "reset"), EOFError()]
+)
+def test_a_process_that_ends_while_it_hands_a_piece_over_is_told_of_too(root, error):
+    def broken():
+        raise error
+        yield
+
+    with pytest.raises(InputError, match=r"a process that reads .* ended"):
+        source_of(str(root)).images(COUNT, SIZE, held_bytes=0)._next(broken())
 
 
 SCRIPT = """

@@ -8,9 +8,9 @@ import torch
 from mastlib.augment.pipeline import Views, audit
 from mastlib.augment.presets import get_pipeline
 from mastlib.errors import InputError
-from mastlib.evaluate.features import extract
-from mastlib.evaluate.subspaces import trained_method
-from mastlib.evaluate.tasks import load_backbone
+from mastlib.evaluation.features import extract
+from mastlib.evaluation.rows import load_backbone
+from mastlib.evaluation.subspaces import trained_method
 from mastlib.methods import HOSTS, build_method
 from mastlib.methods.base import Encoded
 from mastlib.runs import RunStore

@@ -14,8 +14,8 @@ from torchvision.models.resnet import Bottleneck
 from mastlib import training
 from mastlib.augment.presets import get_pipeline
 from mastlib.catalogue import VARIANTS, pair_spec
-from mastlib.data.pools import pretraining_images, pretraining_labels
-from mastlib.evaluate.tasks import load_backbone
+from mastlib.data.pretraining import pretraining_images, pretraining_labels
+from mastlib.evaluation.rows import load_backbone
 from mastlib.methods import AWARENESS, HOSTS, REFUSED, build_method
 from mastlib.models.backbones import normalise
 from mastlib.optim import learning_rate
