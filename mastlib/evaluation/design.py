@@ -34,15 +34,15 @@ class Design:
         keep = spread > CONSTANT * double.mean(0).abs()
         self.scale = torch.where(keep, spread, torch.inf) if standardise else torch.ones_like(spread)
         rows = self._rows(features)
-        values, self.basis = torch.linalg.eigh(rows.T @ rows)
-        self.spectrum, self.x = values.clamp(min=0), self.rotate(features)
+        values, self.basis = torch.linalg.eigh((rows.T @ rows).double())  # a basis whatever the rounding before
+        self.spectrum, self.x = values.clamp(min=0), rows @ self.basis.to(dtype)
 
     def _rows(self, features: Tensor) -> Tensor:
-        rows = (features.double() - self.mean) / self.scale
+        rows = ((features.double() - self.mean) / self.scale).to(self.dtype)
         return F.pad(rows, (0, 1), value=1.0) if self.constant else rows
 
     def rotate(self, features: Tensor) -> Tensor:
-        return (self._rows(features) @ self.basis).to(self.dtype)
+        return self._rows(features) @ self.basis.to(self.dtype)
 
 
 def split_rows(split: Sequence[object] | np.ndarray | pd.Series, usable: np.ndarray) -> dict[str, Tensor]:

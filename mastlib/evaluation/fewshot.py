@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from mastlib.errors import InputError, check_float, check_int
 
 NEWTON_STEPS, ENOUGH = 50, 1e-10  # the last step's largest change of a coefficient
-AT_ONCE = 2**24  # numbers of features that are gathered at once
+AT_ONCE = (
+    2**22
+)  # numbers of features that are gathered at once, which the C library's allocator reuses: larger ones are new pages each time
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,10 @@ def few_shot(features: Tensor, episodes: Episodes, penalty: float = 1.0) -> FewS
     check_float("penalty", penalty, 1e-12)
     count, ways, shots = episodes.support.shape
     part = max(1, AT_ONCE // (ways * (shots + episodes.query.shape[2]) * (features.shape[1] + 1)))
+    double = features.double()
     each = torch.cat(
         [
-            _accuracies(features, support, query, penalty)
+            _accuracies(double, support, query, penalty)
             for support, query in zip(episodes.support.split(part), episodes.query.split(part), strict=True)
         ]
     )
@@ -100,13 +103,13 @@ def few_shot(features: Tensor, episodes: Episodes, penalty: float = 1.0) -> FewS
 
 
 def _accuracies(features: Tensor, support: Tensor, query: Tensor, penalty: float) -> Tensor:
-    """Share of right answers of each episode `(E,)`."""
+    """Share of right answers of each episode `(E,)`; products of features get the 1 that theirs with a 1 behind them would have."""
     ways, shots = support.shape[1:]
-    given, asked = (F.pad(features[rows.flatten(1)].double(), (0, 1), value=1.0) for rows in (support, query))
+    given, asked = (features[rows.flatten(1)] for rows in (support, query))
     truth = torch.arange(ways).repeat_interleave(shots)
     signs = 2.0 * F.one_hot(truth, ways).T.double() - 1  # (ways, n)
-    coefficients = fit_dual(given @ given.mT, signs.expand(len(given), -1, -1), penalty)
-    scores = coefficients @ (given @ asked.mT)  # (E, ways, questions)
+    coefficients = fit_dual(given @ given.mT + 1, signs.expand(len(given), -1, -1), penalty)
+    scores = coefficients @ (given @ asked.mT + 1)  # (E, ways, questions)
     right = scores.argmax(dim=1) == torch.arange(ways).repeat_interleave(query.shape[2])
     return right.double().mean(dim=1)
 

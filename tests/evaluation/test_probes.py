@@ -74,9 +74,9 @@ def test_the_penalty_is_validations_first_best_and_a_shortened_path_chooses_the_
     singles = {w: logistic_probe(x, y, SPLIT, [w]).path[w] for w in THIN_GRID}
     best = max(THIN_GRID, key=lambda w: singles[w])
     assert len(result.path) < len(THIN_GRID)  # it stopped early, or the next lines show nothing
-    # A path starts each fit elsewhere, so equal solutions differ by rounding: one validation image may flip.
-    assert all(abs(result.path[w] - singles[w]) <= 1 / 200 + 1e-12 for w in result.path)
-    assert result.path[result.weight] >= singles[best] - 1 / 200
+    # A path starts each fit elsewhere and ends it early, so equal solutions differ a little: two validation images may flip.
+    assert all(abs(result.path[w] - singles[w]) <= 2 / 200 + 1e-12 for w in result.path)
+    assert result.path[result.weight] >= singles[best] - 2 / 200
     assert result.weight == min(w for w in result.path if result.path[w] == max(result.path.values()))
 
 

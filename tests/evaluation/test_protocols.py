@@ -64,7 +64,7 @@ def test_protocols_say_how(pools: dict[str, Pool], colours: Seen) -> None:
     assert "(1 weights)" in scores("hue", x, pools["objects"], (0.5,))["accuracy"].protocol
     found = scores("scale", y, pools["latents"])
     assert found["r2"].protocol == "ridge, alpha by validation (45 weights), standardised"
-    assert found["r2_kernel"].protocol == "RBF kernel ridge on 2048 images, by validation, standardised"
+    assert found["r2_kernel"].protocol == "RBF kernel ridge on 1536 images, by validation, standardised"
 
 
 def test_few_shot_scores_are_scikit_learns_per_episode() -> None:
