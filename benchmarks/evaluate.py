@@ -2,7 +2,8 @@
 
     python benchmarks/evaluate.py [--json FILE] [--tier laptop] [--detectors] [--information]
 
-Trains VICReg of the tier, or finds it, and scores it; nothing is remembered, and images are rendered, and read, before the clock starts.
+Trains VICReg of the tier, or finds it, and scores it; nothing is remembered, and images are rendered, and read, before the
+clock starts.
 """
 
 from __future__ import annotations

@@ -48,13 +48,26 @@ class Score(NamedTuple):
     protocol: str
 
 
-def score(task: Task, features: Tensor, pool: Pool, grid: Sequence[float]) -> Iterator[Score]:
-    """What features `(M, D)` of the pool's images come to, metric by metric; `grid`: penalties of logistic probes.
+class _Logistic(NamedTuple):
+    """How logistic probes are fitted."""
+
+    grid: Sequence[float]
+    standardise: bool
+
+    def __str__(self) -> str:
+        count = f"{len(self.grid)} of {len(L2_GRID)}" if set(self.grid) <= set(L2_GRID) else f"{len(self.grid)}"
+        return f"L2 by validation ({count} weights), {'standardised' if self.standardise else 'raw'}"
+
+
+def score(task: Task, features: Tensor, pool: Pool, grid: Sequence[float], standardise: bool = True) -> Iterator[Score]:
+    """What features `(M, D)` of the pool's images come to, metric by metric.
+
+    `grid`: penalties of logistic probes; `standardise`: whether those see standardised features (`probes.logistic_probe`).
 
     Intervals are `stats.jackknife`'s by concept, but those of episodes, which AugSelf's protocol has a formula for, and of
     information, which is one number for a batch: none. Raises InputError where the pool cannot serve the task.
     """
-    return _SCORED[task.kind](task, features, pool, grid)
+    return _SCORED[task.kind](task, features, pool, _Logistic(grid, standardise))
 
 
 def headline_score(task: Task, features: Tensor, pool: Pool, grid: Sequence[float]) -> Score:
@@ -67,21 +80,23 @@ def _concepts(pool: Pool, rows: np.ndarray) -> np.ndarray:
     return pool.table["concept"].to_numpy()[rows] if "concept" in pool.table else rows
 
 
-def _classification(task: Task, features: Tensor, pool: Pool, grid: Sequence[float]) -> Iterator[Score]:
-    probe = logistic_probe(features, task_classes(task, pool), task_split(task, pool), grid, task.metric)
+def _classification(task: Task, features: Tensor, pool: Pool, logistic: _Logistic) -> Iterator[Score]:
+    probe = logistic_probe(
+        features, task_classes(task, pool), task_split(task, pool), logistic.grid, task.metric, logistic.standardise
+    )
     groups = _concepts(pool, probe.rows)
     for metric in ("accuracy", "mean_recall"):
         found = jackknife(lambda kept, m=metric: judge(probe.predicted[kept], probe.truth[kept])[m], groups)  # type: ignore[misc]
-        yield Score(metric, found, f"logistic, {_weights(grid)}")
+        yield Score(metric, found, f"logistic, {logistic}")
 
 
-def _multilabel(task: Task, features: Tensor, pool: Pool, grid: Sequence[float]) -> Iterator[Score]:
-    probe = multilabel_probe(features, task_contents(task, pool), task_split(task, pool), grid)
+def _multilabel(task: Task, features: Tensor, pool: Pool, logistic: _Logistic) -> Iterator[Score]:
+    probe = multilabel_probe(features, task_contents(task, pool), task_split(task, pool), *logistic)
     found = jackknife(lambda kept: mean_ap(probe.scores[kept], probe.truth[kept]), probe.rows)
-    yield Score("mean_ap", found, f"logistic for each label, {_weights(grid)}")
+    yield Score("mean_ap", found, f"logistic for each label, {logistic}")
 
 
-def _regression(task: Task, features: Tensor, pool: Pool, grid: Sequence[float]) -> Iterator[Score]:
+def _regression(task: Task, features: Tensor, pool: Pool, logistic: _Logistic) -> Iterator[Score]:
     targets, split = task_targets(task, pool), task_split(task, pool)
     ridge = ridge_probe(features, targets, split)
     yield Score("r2", _r2(ridge, pool), f"ridge, alpha by validation ({len(L2_GRID)} weights), standardised")
@@ -98,7 +113,7 @@ def _r2(result: RidgeResult, pool: Pool) -> Interval:
     return jackknife(lambda kept: float((1 - missed[kept].sum(0) / spread[kept].sum(0)).mean()), groups)
 
 
-def _localisation(task: Task, features: Tensor, pool: Pool, grid: Sequence[float]) -> Iterator[Score]:
+def _localisation(task: Task, features: Tensor, pool: Pool, logistic: _Logistic) -> Iterator[Score]:
     ridge = ridge_probe(features, task_targets(task, pool), task_split(task, pool))
     groups = _concepts(pool, ridge.rows)
     how = f"ridge to the box, alpha by validation ({len(L2_GRID)} weights), standardised"
@@ -107,7 +122,7 @@ def _localisation(task: Task, features: Tensor, pool: Pool, grid: Sequence[float
         yield Score(metric, jackknife(lambda kept, each=each: float(each[kept].mean()), groups), how)  # type: ignore[misc]
 
 
-def _few_shot(task: Task, features: Tensor, pool: Pool, grid: Sequence[float]) -> Iterator[Score]:
+def _few_shot(task: Task, features: Tensor, pool: Pool, logistic: _Logistic) -> Iterator[Score]:
     labels = task_classes(task, pool)
     labels[task_split(task, pool) != "test"] = None
     for shots in task.shots:
@@ -118,7 +133,7 @@ def _few_shot(task: Task, features: Tensor, pool: Pool, grid: Sequence[float]) -
         )  # fmt: skip
 
 
-def _retrieval(task: Task, features: Tensor, pool: Pool, grid: Sequence[float]) -> Iterator[Score]:
+def _retrieval(task: Task, features: Tensor, pool: Pool, logistic: _Logistic) -> Iterator[Score]:
     rows = np.flatnonzero(task_split(task, pool) == "test")
     keys, vendors = task_classes(task, pool)[rows], pool.table["vendor"].to_numpy()[rows]
     tested, images = features[torch.from_numpy(rows)], pool.images[torch.from_numpy(rows)]
@@ -138,7 +153,7 @@ def _retrieval(task: Task, features: Tensor, pool: Pool, grid: Sequence[float]) 
         yield Score(metric, _mean(near.each, keys), f"{NEIGHBOURS} nearest of all, cosine of centred features")
 
 
-def _information(task: Task, features: Tensor, pool: Pool, grid: Sequence[float]) -> Iterator[Score]:
+def _information(task: Task, features: Tensor, pool: Pool, logistic: _Logistic) -> Iterator[Score]:
     split = task_split(task, pool)
     least = min(int((split == side).sum()) for side in ("train", "val", "test"))
     found = information(features, colour_histograms(pool.images), split, min(BATCH, least))
@@ -147,7 +162,7 @@ def _information(task: Task, features: Tensor, pool: Pool, grid: Sequence[float]
     )
 
 
-_SCORED: Mapping[str, Callable[[Task, Tensor, Pool, Sequence[float]], Iterator[Score]]] = MappingProxyType(
+_SCORED: Mapping[str, Callable[[Task, Tensor, Pool, _Logistic], Iterator[Score]]] = MappingProxyType(
     {
         CLASSIFICATION: _classification, MULTILABEL: _multilabel, REGRESSION: _regression, LOCALISATION: _localisation,
         FEW_SHOT: _few_shot, RETRIEVAL: _retrieval, INFORMATION: _information,
@@ -219,9 +234,3 @@ def _mean(each: pd.Series, keys: np.ndarray) -> Interval:
     """The mean of what queries found, by the row of their image."""
     values = each.to_numpy(dtype=float)
     return jackknife(lambda kept: float(values[kept].mean()), keys[each.index.to_numpy()])
-
-
-def _weights(grid: Sequence[float]) -> str:
-    """The penalties that were tried, in words."""
-    count = f"{len(grid)} of {len(L2_GRID)}" if set(grid) <= set(L2_GRID) else f"{len(grid)}"
-    return f"L2 by validation ({count} weights), standardised"

@@ -36,12 +36,14 @@ def evaluate(
     pools: Mapping[str, Pool] | None = None,
     grid: Sequence[float] = THIN_GRID,
     device: torch.device | str | None = None,
+    standardise: bool = True,
 ) -> pd.DataFrame:
     """Rows (run_id, seed, task, metric, value, low, high, n, protocol) of a finished run, remembered beside it.
 
     tasks: names, None for `list_tasks()`; pools: by name, None for those that the tasks ask for, whole and at the run's image
-    size; grid: penalties of the logistic probes (`design.L2_GRID`: the paper's 45); device: see `extract`. `low` and `high`
-    bound the 95% interval that the test images give, `n` of them, or episodes: what other seeds give is another matter.
+    size; grid: penalties of the logistic probes (`design.L2_GRID`: the paper's 45); device: see `extract`; standardise: whether
+    logistic probes see standardised features. `low` and `high` bound the 95% interval that the test images give, `n` of them, or
+    episodes: what other seeds give is another matter.
 
     `<run>/tasks/<task>-<key>.csv` holds a task's rows; the key covers the task, the penalties, the pool and the code that
     evaluates, so that a change of any of them scores anew and nothing stale is read. The backbone is loaded only if a task
@@ -52,12 +54,12 @@ def evaluate(
     if pools is None:
         pools = {name: load_pool(name, run.spec.image_size) for name in dict.fromkeys(task.pool for task in chosen)}
     files = {
-        task.name: run.folder / "tasks" / f"{task.name}-{_key(task, pools[task.pool], grid)}.csv"
+        task.name: run.folder / "tasks" / f"{task.name}-{_key(task, pools[task.pool], grid, standardise)}.csv"
         for task in _served(chosen, pools)
     }
     missing = [name for name, file in files.items() if not file.is_file()]
     if missing:
-        made = evaluate_backbone(load_backbone(run), pools, missing, grid, device)
+        made = evaluate_backbone(load_backbone(run), pools, missing, grid, device, standardise)
         for name, part in made.groupby("task"):
             write_text(files[str(name)], part.to_csv(index=False))
     exactly = dict.fromkeys(("value", "low", "high"), lambda text: float(text or "nan"))  # pandas' own reading rounds
@@ -74,6 +76,7 @@ def evaluate_backbone(
     tasks: Sequence[str] | None = None,
     grid: Sequence[float] = THIN_GRID,
     device: torch.device | str | None = None,
+    standardise: bool = True,
 ) -> pd.DataFrame:
     """Rows (task, metric, value, low, high, n, protocol) of a frozen backbone; features are extracted once per pool.
 
@@ -96,7 +99,7 @@ def evaluate_backbone(
                     found = features[pool.name]
                     if isinstance(found, InputError):
                         raise found
-                    for one in score(task, found, pool, grid):
+                    for one in score(task, found, pool, grid, standardise):
                         scores.append(one)
             except InputError as error:  # what was found before stays
                 warnings.warn(f"task {task.name} {'partly ' if scores else ''}left out: {error}", stacklevel=2)
@@ -106,12 +109,15 @@ def evaluate_backbone(
     return _joined(rows)
 
 
-def evaluate_features(task: Task, features: Tensor, pool: Pool, grid: Sequence[float] = THIN_GRID) -> pd.DataFrame:
+def evaluate_features(
+    task: Task, features: Tensor, pool: Pool, grid: Sequence[float] = THIN_GRID, standardise: bool = True
+) -> pd.DataFrame:
     """Rows (task, metric, value, low, high, n, protocol) of features `(M, D)` of the pool's images.
 
+    `grid`, `standardise`: as `evaluate`.
     Raises InputError where the pool cannot serve the task: a column, a split or a second class is missing.
     """
-    return _frame(task, list(score(task, features, pool, grid)))
+    return _frame(task, list(score(task, features, pool, grid, standardise)))
 
 
 def load_backbone(run: Run) -> nn.Module:
@@ -152,11 +158,12 @@ def _served(tasks: Sequence[Task], pools: Mapping[str, Pool]) -> list[Task]:
     return [task for task in tasks if task.pool in pools]
 
 
-def _key(task: Task, pool: Pool, grid: Sequence[float]) -> str:
+def _key(task: Task, pool: Pool, grid: Sequence[float], standardise: bool) -> str:
     definition = {name: value for name, value in asdict(task).items() if name != "doc"}
     of_backbone = task.kind in OF_BACKBONE  # a change there does not score the others anew
     code = closure_hash("mastlib.evaluation.detection" if of_backbone else "mastlib.evaluation.protocols")
-    parts = [definition, sorted(grid) if task.kind in (CLASSIFICATION, MULTILABEL) else [], pool.fingerprint, code]
+    logistic = [sorted(grid), standardise] if task.kind in (CLASSIFICATION, MULTILABEL) else []
+    parts = [definition, logistic, pool.fingerprint, code]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

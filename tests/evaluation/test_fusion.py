@@ -71,6 +71,27 @@ def test_a_loud_backbone_decides_raw_neighbours_and_not_standardised_ones(
     assert same_colour(Fused(loud, pool.images)) == pytest.approx(quiet, abs=1e-6) and quiet > same_colour(place) + 0.1
 
 
+def test_of_one_backbones_width_each_has_an_equal_share_of_its_own_features() -> None:
+    torch.manual_seed(0)
+    nets = [build_backbone("resnet_small", 4, "patch").eval() for _ in range(3)]
+    images = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
+    every = [extract(net, images) for net in nets]
+    width = every[0].shape[1]
+    found = extract(Fused(nets, width=width), images)
+    assert found.shape == (40, width) and torch.equal(found, extract(Fused(nets, width=width), images))
+    shares = [width // 3 + (place < width % 3) for place in range(3)]
+    for part, features in zip(found.split(shares, dim=1), every, strict=True):
+        places = torch.cdist(part.T, features.T).argmin(dim=1)
+        torch.testing.assert_close(part, features[:, places])
+        assert len(set(places.tolist())) == part.shape[1]
+    assert not torch.equal(found, extract(Fused(nets, width=width, seed=1), images))
+    assert extract(Fused(nets, images, width=width), images).mean(dim=0).abs().max() < 1e-5
+    with pytest.raises(InputError, match="width = 2 cannot be used"):
+        Fused(nets, width=2)
+    with pytest.raises(InputError, match=f"width = {4 * width} cannot be used"):
+        extract(Fused(nets, width=4 * width), images)
+
+
 def test_without_a_backbone_nothing_is_fused() -> None:
     with pytest.raises(InputError, match="backbones"):
         Fused([])

@@ -147,6 +147,22 @@ def test_a_runs_rows_are_remembered(pools: dict[str, Pool], run: Run, monkeypatc
         evaluate(run, ["hue"], pools, GRID[:2])
 
 
+def test_raw_features_are_a_protocol_of_their_own(pools: dict[str, Pool], run: Run) -> None:
+    task, pool, features = get_task("hue"), pools["objects"], torch.rand(len(pools["objects"].images), 6)
+    features[:, 0] = 1000.0 + 1e-2 * torch.tensor(pool.table["hue"].astype("category").cat.codes.to_numpy().copy())
+    strong = (1.0,)
+    standard, raw = (evaluate_features(task, features, pool, strong, standardise=s) for s in (True, False))
+    assert standard["value"][0] > raw["value"][0] + 0.2  # what is small beside its mean is lost to a penalty
+    assert standard["protocol"][0].endswith("standardised") and raw["protocol"][0].endswith("raw")
+    both = [evaluate(run, ["hue", "position"], pools, GRID, standardise=s).set_index("metric") for s in (True, False)]
+    assert both[0].loc["accuracy", "protocol"] != both[1].loc["accuracy", "protocol"]
+    assert both[0].loc["r2"].equals(both[1].loc["r2"])  # a regression has no such choice: one file serves both
+    assert (
+        len(list((run.folder / "tasks").glob("hue-*"))) == 2
+        and len(list((run.folder / "tasks").glob("position-*"))) == 1
+    )
+
+
 def test_it_is_offered_at_the_top_and_finds_the_pools_by_itself(
     squares: SimpleNamespace, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,12 +206,12 @@ def test_every_change_has_its_own_key(pools: dict[str, Pool], run: Run, monkeypa
 def test_detection_is_scored_anew_for_its_own_code_alone(
     pools: dict[str, Pool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = {name: rows._key(get_task(name), pools["objects"], GRID) for name in ("hue", "detection")}
+    keys = {name: rows._key(get_task(name), pools["objects"], GRID, True) for name in ("hue", "detection")}
     monkeypatch.setattr(rows, "closure_hash", lambda module: "other" if module.endswith("detection") else "as it was")
-    first = {name: rows._key(get_task(name), pools["objects"], GRID) for name in keys}
+    first = {name: rows._key(get_task(name), pools["objects"], GRID, True) for name in keys}
     monkeypatch.setattr(rows, "closure_hash", lambda module: "new" if module.endswith("detection") else "as it was")
-    assert rows._key(get_task("hue"), pools["objects"], GRID) == first["hue"]
-    assert rows._key(get_task("detection"), pools["objects"], GRID) != first["detection"]
+    assert rows._key(get_task("hue"), pools["objects"], GRID, True) == first["hue"]
+    assert rows._key(get_task("detection"), pools["objects"], GRID, True) != first["detection"]
 
 
 def test_a_failed_task_is_tried_again_and_the_order_is_the_callers(pools: dict[str, Pool], run: Run) -> None:
