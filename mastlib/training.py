@@ -277,7 +277,10 @@ def make_views(
 
 def _finite(method: Method, parts: dict[str, Tensor], step: int) -> dict[str, float]:
     """The parts as numbers; raises Diverged where one, or the gradient's norm, is not finite."""
-    values = {name: float(value.detach()) for name, value in parts.items()}
+    numbers = torch.stack(
+        [value.detach().double() for value in parts.values()]
+    ).tolist()  # a device waits once, not for each
+    values = dict(zip(parts, numbers, strict=True))
     values["gradient_norm"] = float(
         torch.nn.utils.get_total_norm([p.grad for p in trainable(method) if p.grad is not None])
     )

@@ -46,6 +46,24 @@ def uncertainties(run: Run, views: Tensor) -> Tensor:
     return torch.cat([read(part) for part in views.split(BATCH)])
 
 
+def over_training(run: Run) -> pd.DataFrame:
+    """Rows (augmentation, epoch, loss, uncertainty): how hard each subspace's pairs were as `run` was trained, how unsure it was.
+
+    Of pairs that differ in one augmentation alone: their term of the loss before uncertainty weighs it, and their uncertainty, both
+    running means at the steps of an epoch, averaged (`methods.mast.MAST.follow`). A pair has the uncertainty of two views.
+    Raises InputError for a run that is no MAST run with isolated pairs and an uncertainty.
+    """
+    log, start = run.metrics(), "uncertainty_"
+    names = [column.removeprefix(start) for column in map(str, log) if column.startswith(start)]
+    if not names:
+        raise refuse("run", run.id, "a run with awareness = 'mast', isolated pairs and an uncertainty")
+    each = [
+        log[["epoch", f"loss_{name}", start + name]].set_axis(["epoch", "loss", "uncertainty"], axis=1)
+        for name in names
+    ]
+    return pd.concat(each, keys=names, names=["augmentation"]).reset_index("augmentation").reset_index(drop=True)
+
+
 @torch.no_grad()
 def variances(method: Method, views: Tensor) -> Tensor:
     """exp(r_k) of each of `views` `(N, 3, S, S)` for each subspace k, `(N, K)`: what one view adds to a pair's variance tau.

@@ -24,7 +24,7 @@ from mastlib.models.heads import Projector
 from mastlib.spec import RunSpec
 
 TAU_RANGE = (0.1, 10.0)  # bounds of the pair variance: beyond them a few pairs would rule, or none would count
-VARIED_RATE = 0.05  # of the running means of the squared differences: some twenty steps
+VARIED_RATE = 0.05  # of running means over pairs: some twenty steps
 PER_DIMENSION = ("gaussian_dims", "moments")
 
 
@@ -100,6 +100,27 @@ class MAST(Awareness):
             self.log_variance = nn.Linear(sizes[-2], sizes[-1] if self.uncertainty in PER_DIMENSION else count)
             nn.init.zeros_(self.log_variance.weight)
             nn.init.constant_(self.log_variance.bias, -torch.log(torch.tensor(2.0)).item())
+        if self.uncertainty != "none" and self.pairing in ("isolate_one", "isolate_each", "mixed"):
+            self.register_buffer("followed", torch.zeros(count, 2))  # 0: no such pair was seen so far
+
+    def follow(self, rows: Tensor, parts: Parts, differing: Tensor) -> Parts:
+        """`parts` with the mean of "uncertainty" `(N,)`, and running means of `loss_k` and `uncertainty_k` for each augmentation k.
+
+        Those are over the pairs that differ in k alone, `differing` `(N, K)`; the loss is `rows` `(N,)`, a pair's own term before
+        its uncertainty weighs it. What is hard, and stays hard, should be what a subspace is unsure of.
+        """
+        told = parts["uncertainty"]
+        parts = parts | {"uncertainty": told.mean()}
+        if hasattr(self, "followed"):
+            running: Tensor = self.followed  # type: ignore[assignment]
+            if self.training:
+                alone = differing & (differing.sum(dim=1, keepdim=True) == 1)
+                means, counts = losses.means_over(torch.stack([rows.detach(), told], dim=1).to(running.dtype), alone)
+                later = torch.where(running == 0, means, running.lerp(means, VARIED_RATE))
+                running.copy_(torch.where(counts[:, None] > 0, later, running))
+            for name, (loss, uncertainty) in zip(self.augmentations, running.unbind(), strict=True):
+                parts |= {f"loss_{name}": loss, f"uncertainty_{name}": uncertainty}
+        return parts
 
     def contrast(self, squared: Tensor, alone: Tensor) -> Tensor:
         """c `(K, D)` after V has seen `squared` `(N, D)` of pairs that differ in one augmentation `alone` `(N, K)`, or in more."""
@@ -195,7 +216,10 @@ class MAST(Awareness):
         groups, held = self.groups(spoken), masks.detach() if self.contrasted else masks
         weights = self.weights(held, differing) if self.on == "embedding" else torch.ones_like(z1)
         mismatch = losses.weighted_mismatch(z1, z2, weights)
+        unweighed = mismatch
         mismatch, parts = self.weighed(mismatch, encoded, weights, spoken, groups)
+        if parts:
+            parts = self.follow(unweighed, parts, differing)
         parts["invariance"] = losses.mean_per_group(mismatch, groups, len(self.augmentations) + 1)
         every = [gather(z) for z in (z1, z2)]
         if self.subspace_loss == "B" or self.on == "representation":
@@ -229,14 +253,14 @@ class MAST(Awareness):
     def weighed(
         self, mismatch: Tensor, encoded: Encoded, weights: Tensor, spoken: Tensor, groups: Tensor
     ) -> tuple[Tensor, Parts]:
-        """The mismatch `(N,)` as the uncertainty has it, and what is logged of that."""
+        """The mismatch `(N,)` as the uncertainty has it, with each pair's "uncertainty" `(N,)` and a likelihood if there is one."""
         if self.uncertainty == "none":
             return mismatch, {}
         spread = weights.detach().mean(dim=1)
         count = len(self.augmentations) + 1
         if self.task_variance is not None:
             tau = self.per_pair(self.task_variance.expand(len(spoken), -1), spoken).exp()
-            return mismatch / tau + spread * tau.log(), {"uncertainty": tau.detach().mean()}
+            return mismatch / tau + spread * tau.log(), {"uncertainty": tau.detach()}
         assert self.log_variance is not None
         hidden = [h.detach() if self.uncertainty == "reweight" else h for h in encoded.hidden]
         read = [self.log_variance(h) for h in hidden]
@@ -244,14 +268,14 @@ class MAST(Awareness):
             variances = torch.stack(read).exp().sum(dim=0)
             squared = (encoded.embeddings[0] - encoded.embeddings[1]).square()
             if self.uncertainty == "moments":
-                return (weights * (squared + variances)).mean(dim=1), {"uncertainty": variances.detach().mean()}
+                return (weights * (squared + variances)).mean(dim=1), {"uncertainty": variances.detach().mean(dim=1)}
             tau = variances.clamp(*TAU_RANGE)
             value = (weights * squared / tau + weights.detach() * tau.log()).mean(dim=1)
-            return value, {"uncertainty": tau.detach().mean()}
+            return value, {"uncertainty": tau.detach().mean(dim=1)}
         if self.uncertainty == "softmax":
             return self.softmax_weighed(mismatch, [self.per_pair(r, spoken) for r in read], groups)
         tau = torch.stack([self.per_pair(r, spoken).exp() for r in read]).sum(dim=0).clamp(*TAU_RANGE)
-        parts: Parts = {"uncertainty": tau.detach().mean()}
+        parts: Parts = {"uncertainty": tau.detach()}
         if self.uncertainty == "gaussian":
             return mismatch / tau + spread * tau.log(), parts
         parts["likelihood"] = losses.mean_per_group(mismatch.detach() / tau + spread * tau.log(), groups, count)
@@ -263,7 +287,7 @@ class MAST(Awareness):
         r = torch.stack(read).mean(dim=0)
         certainty = (-r).exp()
         means = losses.group_means(certainty, groups, len(self.augmentations) + 1)
-        return values * certainty / means[groups] + 0.01 * r.square(), {"uncertainty": r.exp().detach().mean()}
+        return values * certainty / means[groups] + 0.01 * r.square(), {"uncertainty": r.exp().detach()}
 
     def contrastive(self, host: Method, encoded: Encoded, spoken: Tensor, differing: Tensor) -> Parts:
         """Loss D: the host's own, in each pair's subspace."""
@@ -279,7 +303,8 @@ class MAST(Awareness):
         parts: Parts = {}
         if self.log_variance is not None:
             read = [self.per_pair(self.log_variance(h), spoken) for h in encoded.hidden]
-            rows, parts = self.softmax_weighed(rows, read, groups)
+            weighed, parts = self.softmax_weighed(rows, read, groups)
+            parts, rows = self.follow(rows, parts, differing), weighed
         return {"loss": losses.mean_per_group(rows, groups, len(self.augmentations) + 1), **parts}
 
 

@@ -30,6 +30,7 @@ from mastlib.evaluation.uncertainty import (
     knn_errors,
     mismatches,
     of_run,
+    over_training,
     rises,
     uncertainties,
 )
@@ -170,6 +171,15 @@ def test_a_run_goes_through_end_to_end() -> None:
     assert fit_of_variance.n == 24 and fit_of_variance.ratio > 0
     wrong = knn_errors(images().flatten(1), np.arange(24) % 2)
     assert against_error(clean[:, 0], wrong, bins=4).n == 24
+    followed = over_training(run)
+    assert list(followed.columns) == ["augmentation", "epoch", "loss", "uncertainty"]
+    assert list(followed["augmentation"].unique()) == list(pipeline.names)
+    assert len(followed) == len(pipeline.names) * run.spec.epochs and (followed[["loss", "uncertainty"]] > 0).all(
+        axis=None
+    )
+    log = run.metrics().set_index("epoch")
+    crop = followed[followed["augmentation"] == "crop"].set_index("epoch")
+    assert crop["loss"].equals(log["loss_crop"].rename("loss"))
 
 
 # --- doses ---

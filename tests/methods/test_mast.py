@@ -554,6 +554,38 @@ def test_reweighting_moves_the_variance_by_its_likelihood_alone():
     assert aware.log_variance.weight.grad is None
 
 
+@pytest.mark.parametrize("form", ["reweight", "gaussian", "gaussian_dims", "task", "softmax", "moments"])
+def test_what_a_subspace_is_asked_and_how_unsure_it_is_are_followed_pair_by_pair(form):
+    aware = build(uncertainty=form, mask_type="ones").train()
+    z1, z2, h1, h2 = inputs()
+    changed = torch.arange(N) % 4  # the last augmentation has no pair in this batch
+    parts = objective(aware, z1, z2, h1, h2, changed)
+    each = (z1 - z2).square().mean(dim=1)
+    expected = [float(each[changed == k].mean()) for k in range(4)] + [0.0]
+    assert [float(parts[f"loss_{name}"]) for name in NAMES] == pytest.approx(expected, rel=1e-9)
+    unsure = [0.5 if form == "softmax" else 1.0] * 4 + [0.0]  # as it starts
+    assert [float(parts[f"uncertainty_{name}"]) for name in NAMES] == pytest.approx(unsure)
+    assert not any(parts[f"{what}_{name}"].requires_grad for what in ("loss", "uncertainty") for name in NAMES)
+    parts = objective(aware, 3 * z1, 3 * z2, h1, h2)  # nine times as hard; the last augmentation is there
+    expected = [0.95 * old + 0.05 * 9 * float(each[k == CHANGED].mean()) for k, old in enumerate(expected[:4])]
+    expected.append(9 * float(each[CHANGED == 4].mean()))
+    assert [float(parts[f"loss_{name}"]) for name in NAMES] == pytest.approx(expected, rel=1e-9)
+    aware.eval()
+    parts = objective(aware, 7 * z1, z2, h1, h2)
+    assert [float(parts[f"loss_{name}"]) for name in NAMES] == pytest.approx(expected, rel=1e-9)  # evaluation leaves it
+
+
+@pytest.mark.parametrize("changes", [{"uncertainty": "none"}, {"uncertainty": "reweight", "pairing": "composed"}])
+def test_without_an_uncertainty_or_isolated_pairs_there_is_nothing_to_follow(changes):
+    aware = build(**changes)
+    parts = (
+        aware.objective(None, Encoded([], list(inputs()[:2]), list(inputs()[2:])), drawn("composed"), None, 0)
+        if ("pairing" in changes)
+        else objective(aware, *inputs())
+    )
+    assert not any(name.startswith(("loss_", "uncertainty_")) for name in parts)
+
+
 def test_the_clamp_holds_the_pair_variance():
     aware, plain = build(uncertainty="gaussian", mask_type="ones"), build(uncertainty="none", mask_type="ones")
     torch.nn.init.constant_(aware.log_variance.bias, 9.0)  # tau would be 2 e^9
