@@ -150,6 +150,8 @@ def test_other_methods_and_uncertainties_that_predict_no_variance_are_refused() 
     assert set(PREDICTED) < set(PER_IMAGE)
     with pytest.raises(InputError, match="uncertainty = 'softmax'"):
         mismatches(trained(uncertainty="softmax"), images())
+    with pytest.raises(InputError, match="isolated pairs and an uncertainty"):
+        over_training(trained(uncertainty="none"))
 
 
 def test_a_run_goes_through_end_to_end() -> None:
