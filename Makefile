@@ -41,6 +41,7 @@ test: lint
 
 env: $(VENV)/.test
 
+# Compiled once: torch and what is around it takes seconds longer to import where each process compiles it anew.
 # Stamps: what the book needs; what its tests, linters and the image bank's builder need on top; what it is compared with.
 $(VENV)/.book: EXTRAS :=
 $(VENV)/.test: EXTRAS := [test,dev,data,cluster]
@@ -50,7 +51,7 @@ $(VENV)/.book $(VENV)/.test $(VENV)/.bench: pyproject.toml
 	    { echo '$(PYTHON) is no Python of at least 3.11; choose another: make PYTHON=python3.12 $(or $(MAKECMDGOALS),book)'; exit 1; }
 	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check uv
-	$(RUN) -m uv pip install --quiet --python $(RUN) -e '.$(EXTRAS)'
+	$(RUN) -m uv pip install --quiet --compile-bytecode --python $(RUN) -e '.$(EXTRAS)'
 	@touch $@
 
 # outputs/reference/ holds result tables worth keeping; everything else there can be made again.

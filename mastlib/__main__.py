@@ -27,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one.add_argument("--receipt", type=Path, help="a file to write the finished run's id to")
     one.add_argument("--store", type=Path, help="the folder of the runs (default: runs)")
     one.add_argument("--devices", type=int, default=1, help="processes that train it together (default: 1)")
-    one.add_argument("--every", type=float, default=180.0, help="seconds between checkpoints (default: 180)")
+    one.add_argument(
+        "--every", type=float, default=180.0, help="seconds between checkpoints; 0: after every step (default: 180)"
+    )
     one.set_defaults(do=_fit)
     runs = commands.add_parser("runs", help="the run store").add_subparsers(required=True)
     one = runs.add_parser("list", help="finished runs and the settings in which they differ")

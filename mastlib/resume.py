@@ -42,7 +42,8 @@ class Place:
 
 
 class Keeper:
-    """Saves a run's state every `every` seconds and at the end of epochs, and no more often than SHARE of the time allows."""
+    """Saves a run's state every `every` seconds and at the end of epochs, no more often than SHARE of the time allows; with 0
+    after every step, whatever that takes."""
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class Keeper:
     def due(self, asked: Asked | None = None, *, epoch_ended: bool = False) -> bool:
         """Whether to save now: it is time, by the first process's clock, or one of the processes was asked to stop."""
         since = time.monotonic() - self.saved
-        mine = since >= (0 if epoch_ended else self.every) and since * SHARE >= self.took
+        mine = not self.every or (since >= (0 if epoch_ended else self.every) and since * SHARE >= self.took)
         number = asked.number if asked is not None else None
         if self.fabric is None:
             return mine or number is not None

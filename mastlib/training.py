@@ -88,8 +88,8 @@ def fit(
 ) -> Run:
     """The finished run of `spec`: read from the store if it is there, trained if not.
 
-    A run that was ended goes on from its last checkpoint, made every `checkpoint_seconds`, at the end of epochs, and on SIGINT and
-    SIGTERM, which stop it after the step that runs; it ends with the bits that it would have had.
+    A run that was ended goes on from its last checkpoint, made every `checkpoint_seconds` (0: after every step), at the end of
+    epochs, and on SIGINT and SIGTERM, which stop it after the step that runs; it ends with the bits that it would have had.
     With `devices` above 1 as many processes train it, each with its part of every batch of `spec.batch_size` images; torch's
     launcher starts them, none is forked from this one, which may be a notebook's kernel.
     The images of a folder that take at most `held_bytes` decoded are kept so under `outputs/cache`, and mapped into memory; a

@@ -41,7 +41,7 @@ def test_it_is_due_after_so_many_seconds_or_with_an_epoch(monkeypatch):
     assert keeps.writer.kept == [(5, {"place": {"epoch": 1, "position": 2, "seconds": 3.0, "sums": {"loss": 4.0}}})]
 
 
-@pytest.mark.parametrize("every,epoch_ended", [(0, False), (0, True), (1, True)])
+@pytest.mark.parametrize("every,epoch_ended", [(0.1, False), (0.1, True), (1, True)])
 def test_saving_takes_at_most_a_share_of_the_time(monkeypatch, every, epoch_ended):
     clock, keeps = keeper(monkeypatch, every, takes=2.0)
     begun, saving = clock[0], 0.0
@@ -52,6 +52,15 @@ def test_saving_takes_at_most_a_share_of_the_time(monkeypatch, every, epoch_ende
             saving += 2.0
     assert len(keeps.writer.kept) > 20
     assert saving - 2.0 <= SHARE * (clock[0] - begun - saving)  # the first one's time is not known before
+
+
+def test_who_asks_for_it_has_every_step_saved_whatever_it_takes(monkeypatch):
+    clock, keeps = keeper(monkeypatch, every=0, takes=2.0)
+    for step in range(1, 6):
+        clock[0] += 0.001
+        assert keeps.due()
+        keeps.save(Place(), step)
+    assert [step for step, _ in keeps.writer.kept] == [1, 2, 3, 4, 5]
 
 
 def test_a_place_adds_values_and_turns_with_the_epoch():

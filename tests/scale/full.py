@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from mastlib import resume
 from mastlib.errors import InputError
 from mastlib.runs import RunStore
 from mastlib.shelf import problems
@@ -15,7 +14,6 @@ from mastlib.spec import RunSpec
 from mastlib.training import fit
 
 torch.set_num_threads(1)
-resume.SHARE = 1e9
 root, spec = Path(sys.argv[1]), json.loads(sys.argv[2])
 store, filler, told = RunStore(root / "runs"), root / "filler", []
 kept = fit(RunSpec(**spec), progress=False, store=store).id

@@ -15,7 +15,7 @@ from mastlib.runs import RunStore
 from mastlib.spec import RunSpec
 
 torch.set_num_threads(1)
-resume.SHARE, sources.WORKERS = 1e9, 1  # each worker takes seconds to start
+sources.WORKERS = 1  # each takes seconds to start
 replace, restore, written = os.replace, resume.Keeper.restore, []
 
 
