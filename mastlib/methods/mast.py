@@ -106,19 +106,22 @@ class MAST(Awareness):
     def follow(self, rows: Tensor, parts: Parts, differing: Tensor) -> Parts:
         """`parts` with the mean of "uncertainty" `(N,)`, and running means of `loss_k` and `uncertainty_k` for each augmentation k.
 
-        Those are over the pairs that differ in k alone, `differing` `(N, K)`; the loss is `rows` `(N,)`, a pair's own term before
-        its uncertainty weighs it. What is hard, and stays hard, should be what a subspace is unsure of.
+        Those are over the pairs that differ in k alone, `differing` `(N, K)`, before the first of them over all pairs; the loss
+        is `rows` `(N,)`, a pair's own term before its uncertainty weighs it. What is hard, and stays hard, should be what a
+        subspace is unsure of.
         """
         told = parts["uncertainty"]
         parts = parts | {"uncertainty": told.mean()}
         if hasattr(self, "followed"):
             running: Tensor = self.followed  # type: ignore[assignment]
+            alone = differing & (differing.sum(dim=1, keepdim=True) == 1)
+            chosen = torch.cat([alone, torch.ones_like(alone[:, :1])], dim=1)
+            means, counts = losses.means_over(torch.stack([rows.detach(), told], dim=1).to(running.dtype), chosen)
             if self.training:
-                alone = differing & (differing.sum(dim=1, keepdim=True) == 1)
-                means, counts = losses.means_over(torch.stack([rows.detach(), told], dim=1).to(running.dtype), alone)
-                later = torch.where(running == 0, means, running.lerp(means, VARIED_RATE))
-                running.copy_(torch.where(counts[:, None] > 0, later, running))
-            for name, (loss, uncertainty) in zip(self.augmentations, running.unbind(), strict=True):
+                later = torch.where(running == 0, means[:-1], running.lerp(means[:-1], VARIED_RATE))
+                running.copy_(torch.where(counts[:-1, None] > 0, later, running))
+            shown = torch.where(running == 0, means[-1], running)
+            for name, (loss, uncertainty) in zip(self.augmentations, shown.unbind(), strict=True):
                 parts |= {f"loss_{name}": loss, f"uncertainty_{name}": uncertainty}
         return parts
 

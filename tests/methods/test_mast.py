@@ -561,9 +561,9 @@ def test_what_a_subspace_is_asked_and_how_unsure_it_is_are_followed_pair_by_pair
     changed = torch.arange(N) % 4  # the last augmentation has no pair in this batch
     parts = objective(aware, z1, z2, h1, h2, changed)
     each = (z1 - z2).square().mean(dim=1)
-    expected = [float(each[changed == k].mean()) for k in range(4)] + [0.0]
+    expected = [float(each[changed == k].mean()) for k in range(4)] + [float(each.mean())]  # of all, until it has one
     assert [float(parts[f"loss_{name}"]) for name in NAMES] == pytest.approx(expected, rel=1e-9)
-    unsure = [0.5 if form == "softmax" else 1.0] * 4 + [0.0]  # as it starts
+    unsure = [0.5 if form == "softmax" else 1.0] * 5  # as it starts
     assert [float(parts[f"uncertainty_{name}"]) for name in NAMES] == pytest.approx(unsure)
     assert not any(parts[f"{what}_{name}"].requires_grad for what in ("loss", "uncertainty") for name in NAMES)
     parts = objective(aware, 3 * z1, 3 * z2, h1, h2)  # nine times as hard; the last augmentation is there
