@@ -1,4 +1,4 @@
-"""What is watched while a method trains: rank and spread of features, nearest neighbours; and when a run has collapsed."""
+"""What is watched while a method trains: rank of features, nearest neighbours; and when a run has collapsed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mastlib.evaluation.features import extract
+from mastlib.evaluation.nearest import knn_accuracy
 
 COLLAPSED_STD = 0.1  # of `methods.base.embedding_std`, which is 1 for an even spread and 0 for a constant
 COLLAPSED_RANK = 2.0  # effective rank below which features hold no more than a line
@@ -22,13 +23,6 @@ def effective_rank(features: Tensor) -> float:
     spectrum = torch.linalg.svdvals(features.double())
     p = spectrum / spectrum.sum().clamp(min=1e-12) + 1e-12
     return float(torch.exp(-(p * p.log()).sum()))
-
-
-def knn_accuracy(memory: Tensor, memory_labels: Tensor, query: Tensor, query_labels: Tensor) -> float:
-    """Share of queries `(Q, D)` whose nearest neighbour by cosine in `memory` `(M, D)` has their label (1-NN)."""
-    memory, query = (torch.nn.functional.normalize(f, dim=1) for f in (memory, query))
-    nearest = torch.cat([(chunk @ memory.T).argmax(dim=1) for chunk in query.split(1024)])
-    return float((memory_labels[nearest] == query_labels).float().mean())
 
 
 def collapsed(embedding_std: float, rank: float) -> bool:

@@ -2,24 +2,15 @@
 
 import pytest
 import torch
-from sklearn.neighbors import KNeighborsClassifier
 
 from mastlib.methods.base import embedding_std
-from mastlib.monitors import collapsed, effective_rank, knn_accuracy
+from mastlib.monitors import collapsed, effective_rank
 
 
 def test_effective_rank_counts_equal_directions():
     q, _ = torch.linalg.qr(torch.randn(50, 50, generator=torch.Generator().manual_seed(0)))
     for rank in (1, 3, 20):
         assert effective_rank(q[:, :rank] @ q[:rank]) == pytest.approx(rank, rel=1e-3)
-
-
-def test_knn_equals_scikit_learn_with_cosine():
-    g = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, 4, (300,), generator=g)
-    x = torch.randn(300, 8, generator=g) + 2 * torch.nn.functional.one_hot(labels, 8)
-    peer = KNeighborsClassifier(1, metric="cosine").fit(x[:200], labels[:200]).score(x[200:], labels[200:])
-    assert knn_accuracy(x[:200], labels[:200], x[200:], labels[200:]) == pytest.approx(peer)
 
 
 def test_embedding_std_is_one_when_spread_and_zero_when_constant():

@@ -62,9 +62,7 @@ def ablate(
     for the tasks' probes standardise, which undoes any weight above 0.
     Raises InputError for masks that do not fit, for negative `draws`, and where the pool cannot serve the task.
     """
-    check_int("draws", draws, 0)
-    inside = _inside(features, masks, names)
-    orders = _orders(features.shape[1], draws, seed)
+    inside, orders = _inside(features, masks, names), _orders(features.shape[1], draws, seed)
     everything = headline_score(task, features, pool, grid).found
     full = everything.mean, everything.n
     known = {bytes(features.shape[1]): (without_features(task, pool), full[1])}  # without any dimension
@@ -127,9 +125,7 @@ def importance(
     """
     from captum.attr import FeatureAblation  # here: training imports no book package, and this one takes seconds
 
-    check_int("draws", draws, 0)
-    inside = _inside(features, masks, names)
-    orders = _orders(features.shape[1], draws, seed)
+    inside, orders = _inside(features, masks, names), _orders(features.shape[1], draws, seed)
     held_out, scores = _fitted(task, features, pool, grid)
     rows = []
     for metric, score in scores.items():
@@ -198,5 +194,6 @@ def _inside(features: Tensor, masks: Tensor, names: Sequence[str]) -> dict[str, 
 
 def _orders(dims: int, draws: int, seed: int) -> list[Tensor]:
     """A random place in order for each dimension, `(D,)`, `draws` times: those below s are s random dimensions."""
+    check_int("draws", draws, 0)
     generator = torch.Generator().manual_seed(seed)
     return [torch.randperm(dims, generator=generator) for _ in range(draws)]

@@ -6,11 +6,11 @@ import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from torchmetrics.detection import MeanAveragePrecision
 from torchvision.models.detection import FasterRCNN, MaskRCNN
@@ -26,7 +26,7 @@ from mastlib.errors import InputError, check_choice, check_float, check_int, ref
 from mastlib.models.backbones import PIXEL_MEAN, PIXEL_STD
 from mastlib.models.staged import staged
 from mastlib.progress import bar
-from mastlib.stats import Interval
+from mastlib.stats import Interval, jackknife
 
 CHANNELS, HIDDEN = 32, 128  # of the map that is read, and of what reads a box from it
 ANCHORS, RATIOS = (
@@ -37,7 +37,7 @@ BOX_SIDE, MASK_SIDE = 4, 8  # cells that a region is pooled to
 REGIONS, PROPOSALS, CANDIDATES, KEPT = 32, 100, 200, 20  # per scene, of at most five objects; COCO's scenes have dozens
 EPOCHS, LR, BATCH, DECAY, WARM_UP, CLIP = 12, 2e-3, 8, 1e-4, 0.15, 5.0
 AT_ONCE = 64  # scenes looked at in a test
-GROUPS, LEVEL = 10, 0.95
+GROUPS = 10  # of the test's images, in the interval
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,7 @@ def average_precision(
     """COCO's average precision of what was found in each image, given as (found, truth); at an overlap of .5, and of .75.
 
     Both hold `labels` `(K,)` and `boxes` `(K, 4)` (masks: `masks` `(K, S, S)` bool), found also `scores` `(K,)`. By torchmetrics
-    and COCO's own code. The interval is the delete-a-group jackknife's: with G `groups`, image i in group i modulo G, and a_g the
-    precision of all other images, s^2 = (G - 1) / G sum_g (a_g - mean a)^2 and bounds ap -+ t_.975,G-1 s. Raises InputError for
-    fewer images than groups. Source: Kott 2001 for the jackknife.
+    and COCO's own code. The interval is `stats.jackknife`'s, with the images in `groups` parts. Raises InputError for fewer images.
     """
     # The thresholds are COCO's: torchmetrics rounds them to float32, and an overlap that is just .6 does not count there.
     metric = MeanAveragePrecision(
@@ -120,19 +118,15 @@ def average_precision(
     if n < groups:
         raise refuse("images", n, f"at least {groups}, as many as the jackknife has groups")
 
-    def judged() -> list[float]:
-        values = metric.compute()
-        # It says -1 where there is nothing to average, as where no mask was found at all.
-        return [max(float(values[name]), 0.0) for name in ("map", "map_50", "map_75")]
-
-    ap, ap50, ap75 = judged()
-    without = []
-    for group in range(groups):
+    def judged(kept: np.ndarray) -> list[float]:
         for name, values in every.items():
-            setattr(metric, name, [value for i, value in enumerate(values) if i % groups != group])
-        without.append(judged()[0])
-    half = float(stats.t.ppf((1 + LEVEL) / 2, groups - 1) * math.sqrt((groups - 1) * np.var(without)))
-    return Interval(ap, ap - half, ap + half, n), ap50, ap75
+            setattr(metric, name, list(compress(values, kept)))
+        judgement = metric.compute()
+        # It says -1 where there is nothing to average, as where no mask was found at all.
+        return [max(float(judgement[name]), 0.0) for name in ("map", "map_50", "map_75")]
+
+    _, ap50, ap75 = judged(np.ones(n, dtype=bool))
+    return jackknife(lambda kept: judged(kept)[0], np.arange(n), groups), ap50, ap75
 
 
 class _Scenes:

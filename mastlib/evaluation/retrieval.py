@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mastlib.errors import InputError, check_int, refuse
+from mastlib.evaluation.nearest import BLOCK, nearest
 
-BLOCK = 2048  # queries at once
 NEIGHBOURS = 4  # CASSLE's five are with the query itself
 
 
@@ -43,7 +42,7 @@ def cross_vendor_recall(
     right answer and are left out. Of equally near images the first counts.
     Raises InputError where no two vendors share a key.
     """
-    unit = _unit(features)
+    centred = features - features.mean(0)
     keys, vendors = np.asarray(keys, dtype=object), np.asarray(vendors, dtype=object)
     rows: list[tuple[str, str, float, float, int]] = []
     each = []
@@ -52,9 +51,7 @@ def cross_vendor_recall(
         asked = np.flatnonzero((vendors == query) & np.isin(keys.astype(str), keys[shelf].astype(str)) & ~pd.isna(keys))
         if not len(asked):
             continue
-        memory = unit[shelf].T
-        nearest = np.concatenate([(part @ memory).argmax(1).cpu().numpy() for part in unit[asked].split(BLOCK)])
-        hits = keys[shelf][nearest] == keys[asked]
+        hits = keys[shelf][nearest(centred[asked], centred[shelf])[:, 0].cpu().numpy()] == keys[asked]
         each.append(pd.DataFrame({"row": asked, "pair": len(rows), "hit": hits}))
         shares = pd.Series(keys[shelf]).value_counts(normalize=True)
         rows.append((query, gallery, float(hits.mean()), float(shares[keys[asked]].mean()), len(asked)))
@@ -83,13 +80,8 @@ def neighbours(features: Tensor, k: int = NEIGHBOURS) -> Tensor:
     Raises InputError unless k is in 1..M - 1.
     """
     check_int("k", k, 1, len(features) - 1)
-    unit = _unit(features)
-    found = []
-    for start, part in zip(range(0, len(unit), BLOCK), unit.split(BLOCK), strict=True):
-        cosines = part @ unit.T
-        cosines.diagonal(start).fill_(-torch.inf)
-        found.append(cosines.topk(k, dim=1).indices)
-    return torch.cat(found)
+    centred = features - features.mean(0)
+    return nearest(centred, centred, k, own=torch.arange(len(features), device=features.device))
 
 
 def precision_at(
@@ -133,8 +125,3 @@ def colour_distance(features: Tensor, histograms: Tensor, k: int = NEIGHBOURS) -
     each = pd.Series((torch.cat(own).double() / 2**0.5).cpu().numpy())
     n = len(each)
     return NeighbourResult(float(each.mean()), total / 2**0.5 / (n * (n - 1)), n, each)
-
-
-def _unit(features: Tensor) -> Tensor:
-    """Centred, of length one."""
-    return F.normalize(features - features.mean(0), dim=1)

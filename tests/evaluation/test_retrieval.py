@@ -7,7 +7,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from mastlib.errors import InputError
-from mastlib.evaluation import retrieval
+from mastlib.evaluation import nearest, retrieval
 from mastlib.evaluation.information import colour_histograms
 from mastlib.evaluation.retrieval import colour_distance, cross_vendor_recall, neighbours, precision_at
 
@@ -69,7 +69,7 @@ def test_no_shared_key_is_an_error() -> None:
 
 @pytest.mark.parametrize("block", [2048, 64])  # in one block, in several of which the last is smaller
 def test_neighbours_of_all_are_scikit_learns(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrieval, "BLOCK", block)
+    monkeypatch.setattr(nearest, "BLOCK", block)
     x = np.random.default_rng(1).normal(size=(150, 6)) + 10
     centred = x - x.mean(0)
     theirs = NearestNeighbors(n_neighbors=5, metric="cosine").fit(centred).kneighbors(return_distance=False)
