@@ -23,11 +23,15 @@ from mastlib.evaluation.attribution import (
     subspace_energies,
 )
 from mastlib.evaluation.masks import read_masks
+from mastlib.evaluation.rows import load_backbone
 from mastlib.evaluation.subspaces import embeddings, trained_method
 from mastlib.models.backbones import build_backbone, normalise
 from mastlib.models.staged import staged
 from mastlib.spec import RunSpec
+from mastlib.stats import interval, paired_bootstrap
+from mastlib.tiers import tier_spec
 from mastlib.training import fit
+from mastlib.transfer import backbone_of
 
 SIDE, SQUARE = 16, 6
 GREY = torch.full((1, 3, SIDE, SIDE), 0.5)
@@ -234,6 +238,29 @@ def test_object_scenes_and_their_twins_show_the_same_test_concept_and_share_noth
     assert (first["sprite"] == other["sprite"]).all() and (first["hue_shift"] == other["hue_shift"]).all()
     for name in ("x", "y", "scale", "rotation", "background_hue", "background_value", "exposure", "light_direction"):
         assert abs(np.corrcoef(first[name].ravel(), other[name].ravel())[0, 1]) < 0.1, name
+
+
+@pytest.mark.slow
+def test_a_trained_network_points_inside_the_object_more_often_than_random_ones_do():
+    """By the agreement of two scenes with one drawing, at every stage. The energy itself is of the background in the end."""
+    spec = tier_spec("laptop", seed=0)
+    scenes, reference = object_masks(spec.image_size, 600), object_masks(spec.image_size, 1600).images[600:]
+    trained, untrained = load_backbone(fit(spec, progress=False)), []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        untrained.append(backbone_of(spec).eval())
+
+    def hits(backbone, stage, others=None):
+        maps = grad_cam(Energy(staged(backbone), reference), scenes.images, stage, others)
+        return pointing(maps, scenes.masks)
+
+    stages = [name for name, _ in staged(trained).named_children()]
+    for stage in stages:
+        found = hits(trained, stage, scenes.twins)["hit"]
+        by_chance = np.mean([hits(one, stage, scenes.twins)["hit"] for one in untrained], axis=0)
+        assert interval(found - by_chance).low > 0, stage
+    energy = hits(trained, stages[-1])
+    assert paired_bootstrap(energy["chance"], energy["hit"]).low > 0
 
 
 @pytest.mark.parametrize(
