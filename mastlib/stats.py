@@ -59,6 +59,79 @@ def paired_difference(
     return interval(left[shared] - right[shared], level)
 
 
+def crossed(values: np.ndarray | pd.DataFrame, level: float = 0.95) -> Interval:
+    """Mean of `values` `(S, T)`, a row for each seed and a column for each task, as one of all seeds and all tasks like these.
+
+    Both are drawn: another seed and another task would have given another mean. With mean squares of rows, of columns and of what
+    is left, its variance is v / (S T), v = MS_S + MS_T - MS_R, at least the larger of the first two. Bounds: mean -+ t sqrt(v /
+    (S T)), t of Satterthwaite's v^2 / (MS_S^2 / (S - 1) + MS_T^2 / (T - 1) + MS_R^2 / (S - 1)(T - 1)) degrees of freedom. Of one
+    seed it is the `interval` over tasks, of one task that over seeds. n is S T.
+    Raises InputError for no values, values that are not finite, or a bad `level`.
+    Source: Clark 1973, the language-as-fixed-effect fallacy; Satterthwaite 1946.
+    """
+    x = np.asarray(values, dtype=float)
+    if x.ndim != 2 or min(x.shape) < 2:
+        return interval(x.ravel(), level)
+    mean, _, _, n = interval(x.ravel(), level)
+    (s, t), rows, columns = x.shape, x.mean(axis=1, keepdims=True), x.mean(axis=0, keepdims=True)
+    squares = np.array(
+        [t * ((rows - mean) ** 2).sum(), s * ((columns - mean) ** 2).sum(), ((x - rows - columns + mean) ** 2).sum()]
+    )
+    free = np.array([s - 1, t - 1, (s - 1) * (t - 1)])
+    ms = squares / free
+    v = ms[0] + ms[1] - ms[2]
+    df = free[ms[:2].argmax()] if v <= ms[:2].max() else v**2 / (ms**2 / free).sum()
+    half = stats.t.ppf((1 + level) / 2, df) * np.sqrt(max(v, ms[:2].max()) / n)
+    return Interval(mean, float(mean - half), float(mean + half), n)
+
+
+def two_groups(
+    first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray, level: float = 0.95
+) -> Interval:
+    """Mean of `first` less mean of `second`, which have nothing to do with one another, with Welch's t interval; n of both.
+
+    Raises InputError for groups of fewer than two, values that are not finite, or a bad `level`. Source: Welch 1947.
+    """
+    a, b = interval(first, level), interval(second, level)
+    if min(a.n, b.n) < 2:
+        raise refuse("groups", f"{a.n} and {b.n} values", "two or more of each")
+    found = stats.ttest_ind(first, second, equal_var=False).confidence_interval(level)
+    return Interval(a.mean - b.mean, float(found.low), float(found.high), a.n + b.n)
+
+
+def interaction(values: np.ndarray, level: float = 0.95) -> Interval:
+    """How unlike the effect of arms is from task to task: the standard deviation of arm x task, in the unit of the values.
+
+    values `(S, A, T)` of S seeds, A arms and T tasks. With the mean squares of arm x task and of seed x arm x task it is
+    sqrt((MS_AT - MS_SAT) / S), 0 where that is negative. Bounds have MS_AT over the quantiles of F's distribution there, with
+    (A - 1)(T - 1) and (S - 1)(A - 1)(T - 1) degrees of freedom: the lower one is above 0 where arms and tasks interact, and the two
+    hold the deviation somewhat more often than `level`. n is S A T.
+    Raises InputError for fewer than two of anything and values that are not finite. Source: Scheffé 1959, chapter 7.
+    """
+    x = np.asarray(values, dtype=float)
+    if x.ndim != 3 or min(x.shape) < 2 or not np.isfinite(x).all():
+        raise refuse("values", x.shape, "finite numbers (S, A, T), two or more of each")
+    if not 0 < level < 1:
+        raise refuse("level", level, "a number between 0 and 1")
+
+    def without(y: np.ndarray, *axes: int) -> np.ndarray:
+        for axis in axes:
+            y = y - y.mean(axis=axis, keepdims=True)
+        return y
+
+    s, a, t = x.shape
+    free = (a - 1) * (t - 1), (s - 1) * (a - 1) * (t - 1)
+    of_both, of_all = (
+        s * (without(x.mean(axis=0), 0, 1) ** 2).sum() / free[0],
+        (without(x, 0, 1, 2) ** 2).sum() / free[1],
+    )
+    found = [
+        float(np.sqrt(max(of_both / quantile - of_all, 0.0) / s))
+        for quantile in (1.0, stats.f.ppf((1 + level) / 2, *free), stats.f.ppf((1 - level) / 2, *free))
+    ]
+    return Interval(*found, x.size)
+
+
 def paired_bootstrap(
     a: Sequence[float] | np.ndarray | pd.Series,
     b: Sequence[float] | np.ndarray | pd.Series,

@@ -9,12 +9,15 @@ from mastlib.errors import InputError
 from mastlib.stats import (
     across_tasks,
     critical_difference,
+    crossed,
+    interaction,
     interval,
     jackknife,
     mean_rank,
     paired_bootstrap,
     paired_difference,
     summarise,
+    two_groups,
 )
 
 
@@ -178,3 +181,58 @@ def test_the_jackknife_without_two_groups_has_no_bounds() -> None:
     assert found.mean == 4 and found.n == 4 and np.isnan(found.low) and np.isnan(found.high)
     with pytest.raises(InputError, match="groups"):
         jackknife(lambda kept: 0.0, [])
+
+
+@pytest.mark.parametrize(("seeds", "tasks"), [(3, 25), (5, 8)])
+@pytest.mark.parametrize("deviations", [(1, 0, 1), (0, 1, 1), (1, 1, 1), (0.2, 1, 0.5), (1, 0.2, 0.5)])
+def test_crossed_covers_the_mean_of_all_seeds_and_tasks(seeds: int, tasks: int, deviations: tuple[float, ...]) -> None:
+    rng = np.random.default_rng(3)
+    seed, task, rest = deviations
+    found = [
+        crossed(
+            seed * rng.normal(size=(seeds, 1))
+            + task * rng.normal(size=(1, tasks))
+            + rest * rng.normal(size=(seeds, tasks))
+        )
+        for _ in range(1000)
+    ]
+    assert np.mean([i.low < 0 < i.high for i in found]) == pytest.approx(0.95, abs=0.03)
+    assert found[0].n == seeds * tasks
+
+
+def test_crossed_is_the_interval_over_what_varies() -> None:
+    rng = np.random.default_rng(4)
+    rows, columns = rng.normal(size=(5, 1)), rng.normal(size=(1, 7))
+    for x, one in ((rows + np.zeros((5, 7)), rows), (columns + np.zeros((5, 7)), columns)):
+        assert crossed(x)[:3] == pytest.approx(interval(one.ravel())[:3])
+        assert crossed(pd.DataFrame(one)) == pytest.approx(interval(one.ravel()))
+    assert crossed(np.full((3, 4), 0.5)) == (0.5, 0.5, 0.5, 12)
+    with pytest.raises(InputError):
+        crossed(np.full((3, 4), np.nan))
+
+
+def test_two_groups_is_scipys_welch() -> None:
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(1, 1, size=6), rng.normal(0, 3, size=15)
+    theirs = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert two_groups(a, b) == pytest.approx((a.mean() - b.mean(), theirs.low, theirs.high, 21))
+    with pytest.raises(InputError, match="two or more of each"):
+        two_groups([1.0], b)
+
+
+def test_interaction_has_the_f_test_and_covers_its_deviation() -> None:
+    rng = np.random.default_rng(6)
+
+    def drawn(deviation: float) -> np.ndarray:
+        """Arms, tasks and seeds with effects of their own, and their pairs with one but for arm x task, which has `deviation`."""
+        parts = [rng.normal(size=[n if i in axes else 1 for i, n in enumerate((3, 4, 9))])
+                 for axes in ((0,), (1,), (2,), (0, 1), (0, 2), (0, 1, 2))]  # fmt: skip
+        return sum(parts) + deviation * rng.normal(size=(1, 4, 9))
+
+    none = [interaction(drawn(0)) for _ in range(1000)]
+    assert np.mean([i.low > 0 for i in none]) == pytest.approx(0.025, abs=0.015)
+    some = [interaction(drawn(2)) for _ in range(1000)]
+    assert np.mean([i.low < 2 < i.high for i in some]) > 0.93
+    assert np.mean([i.mean for i in some]) == pytest.approx(2, abs=0.1) and some[0].n == 108
+    with pytest.raises(InputError, match="two or more of each"):
+        interaction(drawn(0)[:1])
