@@ -125,11 +125,9 @@ def interaction(values: np.ndarray, level: float = 0.95) -> Interval:
         s * (without(x.mean(axis=0), 0, 1) ** 2).sum() / free[0],
         (without(x, 0, 1, 2) ** 2).sum() / free[1],
     )
-    found = [
-        float(np.sqrt(max(of_both / quantile - of_all, 0.0) / s))
-        for quantile in (1.0, stats.f.ppf((1 + level) / 2, *free), stats.f.ppf((1 - level) / 2, *free))
-    ]
-    return Interval(*found, x.size)
+    quantiles = 1.0, stats.f.ppf((1 + level) / 2, *free), stats.f.ppf((1 - level) / 2, *free)
+    middle, low, high = (float(np.sqrt(max(of_both / q - of_all, 0.0) / s)) for q in quantiles)
+    return Interval(middle, low, high, x.size)
 
 
 def paired_bootstrap(
