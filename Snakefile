@@ -5,7 +5,7 @@
 #   snakemake --profile profiles/local --config tier=smoke    on this machine
 #   snakemake --profile profiles/slurm --config tier=gpu      jobs of a Slurm cluster
 #   snakemake ... runs                                        the runs alone, no chapter
-#   snakemake ... --config 'parameters=["03_mast_training.seeds=[0]"]'    as `-p` of python -m mastlib.book
+#   snakemake ... --config 'parameters=["04_mast_training.seeds=[0]"]'    as `-p` of python -m mastlib.book
 #
 # A run that was ended, by a time limit or by hand, goes on from its last checkpoint when the workflow is started again.
 import json

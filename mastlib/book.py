@@ -197,7 +197,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="CHAPTER.NAME=VALUE",
-        help="a parameter over the chapter's own, its value as YAML: -p 03_mast_training.seeds='[0]'",
+        help="a parameter over the chapter's own, its value as YAML: -p 04_mast_training.seeds='[0]'",
     )
 
 

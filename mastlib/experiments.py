@@ -8,17 +8,28 @@ from typing import Any
 
 import pandas as pd
 
+from mastlib.augment.presets import get_pipeline
 from mastlib.catalogue import pair_spec
 from mastlib.spec import RunSpec
 from mastlib.tiers import tier_spec
 
 Arms = dict[str, RunSpec]
+ALL, WITHOUT = "all", "without "
 
 
 def compared(arms: Arms) -> pd.DataFrame:
     """A row for each arm: the settings in which they differ."""
     table = pd.DataFrame({arm: spec.to_dict() for arm, spec in arms.items()}).T
     return table.loc[:, [table[name].astype(str).nunique() > 1 for name in table]]
+
+
+def motivation(tier: str, host: str, augmentations: str, overrides: Mapping[str, Any]) -> Arms:
+    """The host with all augmentations of the preset, and without each of them in turn."""
+    everything = pair_spec(tier, host, "none", augmentations=augmentations, **overrides)
+    names = get_pipeline(augmentations, everything.image_size, everything.without).names
+    return {ALL: everything} | {
+        f"{WITHOUT}{name}": everything.replace(without=[*everything.without, name]) for name in names
+    }
 
 
 def mast(tier: str, augmentations: str, overrides: Mapping[str, Any]) -> Arms:
@@ -49,8 +60,13 @@ def rivals(tier: str, augmentations: str, overrides: Mapping[str, Any]) -> Arms:
     }
 
 
-#: The arms of each chapter that compares runs; each is trained with every one of the chapter's `seeds`. Chapter 07 compares a
+#: The arms of each chapter that compares runs; each is trained with every one of the chapter's `seeds`. Chapter 11 compares a
 #: run with itself after kills, both trained by processes of one machine, so it is no part of a grid.
 EXPERIMENTS: Mapping[str, Callable[..., Arms]] = MappingProxyType(
-    {"03_mast_training": mast, "05_subspaces": subspaces, "06_augself_cassle": rivals}
+    {
+        "03_motivation_ablation": motivation,
+        "04_mast_training": mast,
+        "05_augself_cassle": rivals,
+        "06_subspaces": subspaces,
+    }
 )

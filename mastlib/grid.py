@@ -44,7 +44,7 @@ TAIL = 3  # lines of a failed run's log that are shown
 class Row:
     """A run of the grid: the first of its chapters names it, with the arm and the seed there."""
 
-    name: str  # of letters, digits and dashes, such as "03-vicreg-no-colour-ops-0"
+    name: str  # of letters, digits and dashes, such as "04-vicreg-no-colour-ops-0"
     arm: str
     spec: RunSpec
 

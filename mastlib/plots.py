@@ -190,8 +190,10 @@ def intervals(frame: pd.DataFrame, group: str, label: str, order: Sequence[str],
     return figure
 
 
-def effects(frame: pd.DataFrame, group: str, label: str, order: Sequence[str], text: str) -> Figure:
-    """Differences with 95% intervals around zero: a panel per `label` value (a comparison), a line per `group` value."""
+def effects(
+    frame: pd.DataFrame, group: str, label: str, order: Sequence[str], text: str, *, bars: bool = False
+) -> Figure:
+    """Differences with 95% intervals around zero: a panel per `label` value (a comparison), a mark or bar per `group` value."""
     groups = list(dict.fromkeys(frame[group]))
     figure, axes = plt.subplots(
         1, len(order), figsize=(WIDTH, 0.26 * len(groups) + 1.1), sharey=True, layout="constrained", squeeze=False
@@ -200,7 +202,9 @@ def effects(frame: pd.DataFrame, group: str, label: str, order: Sequence[str], t
     for ax, name, marker, colour in zip(axes.flat, order, MARKERS, sns.color_palette("colorblind"), strict=False):
         part = frame[frame[label] == name].set_index(group).reindex(groups)
         ax.axvline(0, color="0.4", lw=1)
-        _whiskers(ax, part, places, fmt=marker, color=colour)
+        if bars:
+            ax.barh(places, part["mean"], height=0.7, color=colour, alpha=0.7)
+        _whiskers(ax, part, places, fmt="none" if bars else marker, color="0.2" if bars else colour)
         ax.set_yticks(places, groups)
         ax.set_title(name, fontsize=8)
     figure.supxlabel(text, fontsize=9)

@@ -13,6 +13,7 @@ from mastlib.experiments import EXPERIMENTS, compared
 
 CHAPTERS = Path(__file__).parents[1] / "chapters"
 GIVEN = {"tier": "laptop", "augmentations": "standard5", "overrides": {"epochs": 2}}
+MOCO = {**GIVEN, "host": "moco"}
 
 
 def code(name: str) -> list[nbformat.NotebookNode]:
@@ -21,7 +22,8 @@ def code(name: str) -> list[nbformat.NotebookNode]:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_chapter_takes_its_arms_from_here_and_has_the_parameters(name):
-    called = f"experiments.{EXPERIMENTS[name].__name__}(run.tier, run.augmentations, run.overrides)"
+    asked = ", ".join(f"run.{parameter}" for parameter in inspect.signature(EXPERIMENTS[name]).parameters)
+    called = f"experiments.{EXPERIMENTS[name].__name__}({asked})"
     assert sum(called in cell.source for cell in code(name)) == 1
     (cell,) = (cell for cell in code(name) if "parameters" in cell.metadata.get("tags", []))
     assert {*inspect.signature(EXPERIMENTS[name]).parameters, "seeds"} <= set(declared(cell.source))
@@ -33,13 +35,20 @@ def test_every_chapter_that_compares_runs_is_in_the_grid():
 
 
 def test_arms_differ_in_what_they_are_compared_for():
-    mast = EXPERIMENTS["03_mast_training"](**GIVEN)
+    mast = EXPERIMENTS["04_mast_training"](**GIVEN)
     assert set(compared(mast).columns) == {"awareness", "pairing", "without"}
     assert mast["MAST"].pairing == mast["VICReg, MAST's pairs"].pairing != mast["VICReg"].pairing
     assert mast["VICReg, no colour ops"].without == ("color", "grayscale")
-    rivals = EXPERIMENTS["06_augself_cassle"](**GIVEN)
+    rivals = EXPERIMENTS["05_augself_cassle"](**GIVEN)
     for host in ("SimSiam", "MoCo"):
         pair = {name: spec for name, spec in rivals.items() if name.startswith(host)}
         assert len(pair) == 2 and list(compared(pair).columns) == ["awareness"]
-    assert EXPERIMENTS["05_subspaces"](**GIVEN)["MAST"] == mast["MAST"], "trained once for both chapters"
-    assert all(spec.epochs == 2 for arms in EXPERIMENTS.values() for spec in arms(**GIVEN).values())
+    assert EXPERIMENTS["06_subspaces"](**GIVEN)["MAST"] == mast["MAST"], "trained once for both chapters"
+    everything = EXPERIMENTS["03_motivation_ablation"](**MOCO)
+    assert everything.pop("all") == rivals["MoCo"], "trained once for both chapters"
+    gone = {arm: spec.without for arm, spec in everything.items()}
+    assert gone == {f"without {name}": (name,) for name in ("crop", "flip", "color", "grayscale", "blur")}
+    assert list(compared(everything).columns) == ["without"]
+    for arms in EXPERIMENTS.values():
+        given = {name: MOCO[name] for name in inspect.signature(arms).parameters}
+        assert all(spec.epochs == 2 for spec in arms(**given).values())

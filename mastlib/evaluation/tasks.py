@@ -148,6 +148,20 @@ _TASKS = (
 _REGISTRY = {task.name: task for task in _TASKS}
 
 
+def _sensitive(*to: str) -> tuple[str, ...]:
+    return tuple(task.name for task in _TASKS if task.standard and {*to} & {*task.sensitive_to})
+
+
+#: The standard tasks by what their labels depend on; one may depend on several.
+TASK_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "recognition": tuple(task.name for task in _TASKS if task.standard and not task.sensitive_to),
+        "colour": _sensitive("colour"), "light": _sensitive("light"), "texture": _sensitive("texture"),
+        "place and size": _sensitive("position", "scale"), "orientation": _sensitive("rotation", "flip"),
+    }
+)  # fmt: skip
+
+
 def list_tasks(standard: bool = True) -> list[str]:
     """Names of the standard tasks, in the order in which tables show them; with `standard` False, of all."""
     return [task.name for task in _REGISTRY.values() if task.standard or not standard]

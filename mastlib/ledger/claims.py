@@ -13,10 +13,11 @@ from types import MappingProxyType
 
 import pandas as pd
 
+from mastlib.changes import Nothing
 from mastlib.errors import check_choice, refuse
 from mastlib.ledger import effects
 from mastlib.ledger.effects import Tables
-from mastlib.ledger.verdicts import Effect, Nothing, decide
+from mastlib.ledger.verdicts import Effect, decide
 
 #: Tables that claims read -> their columns. `arm` is what is compared; `value` of tasks the score.
 EVIDENCE: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -97,6 +98,11 @@ def ledger(tables: Tables) -> pd.DataFrame:
         if not {*columns} <= {*table}:
             raise refuse(name, list(table), f"a table with columns {', '.join(columns)}")
     return pd.DataFrame([_row(claim, tables) for claim in CLAIMS], columns=COLUMNS)
+
+
+def answers(tables: Tables) -> pd.DataFrame:
+    """The rows of the `ledger` whose tables are all there: what one chapter has to say."""
+    return ledger(tables)[[set(claim.needs) <= set(tables) for claim in CLAIMS]].reset_index(drop=True)
 
 
 def _row(claim: Claim, tables: Tables) -> tuple[object, ...]:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mastlib.evaluation.tasks import get_task, list_tasks
+from mastlib.changes import Nothing, change, over
+from mastlib.evaluation.tasks import TASK_GROUPS
 from mastlib.ledger.verdicts import (
     CORRELATION,
     COSINE,
@@ -20,8 +21,6 @@ from mastlib.ledger.verdicts import (
     SCORE,
     SHARE,
     Effect,
-    Nothing,
-    change,
     correlation,
     effect,
     gain,
@@ -33,11 +32,9 @@ from mastlib.stats import Interval, crossed, interaction, two_groups
 
 Tables = Mapping[str, pd.DataFrame]
 
-COLOUR = frozenset(t for t in list_tasks() if "colour" in get_task(t).sensitive_to)
-PLACE = frozenset(t for t in list_tasks() if {"position", "scale"} & set(get_task(t).sensitive_to))
-POSE = PLACE | {t for t in list_tasks() if {"rotation", "flip"} & set(get_task(t).sensitive_to)}
-RECOGNITION = frozenset(t for t in list_tasks() if not get_task(t).sensitive_to)
-FEW_SHOT = frozenset(t for t in list_tasks() if get_task(t).kind == "few_shot")
+COLOUR, PLACE, RECOGNITION = (frozenset(TASK_GROUPS[name]) for name in ("colour", "place and size", "recognition"))
+POSE = PLACE | {*TASK_GROUPS["orientation"]}
+FEW_SHOT = frozenset({"few_shot", "few_shot_kind"})
 POSE_LATENTS, COLOUR_LATENTS = {"position", "scale", "rotation"}, {"hue_shift", "light_hue", "background_hue"}
 FINE_GRAINED = "species"
 DEAR = 1.25  # times the host's cost, from which on it is no longer "about" the same
@@ -47,15 +44,11 @@ def _of(rows: pd.DataFrame, tasks: frozenset[str] | set[str]) -> pd.DataFrame:
     return rows[rows["task"].isin(tasks)]
 
 
-def _over(a: str, b: str) -> dict[str, float]:
-    return {a: 1.0, b: -1.0}
-
-
 # --- MAST ---
 
 
 def crop_hurts(tables: Tables) -> list[Effect]:
-    return gain_of_each(tables["removal"], _over("all", "crop"))
+    return gain_of_each(tables["removal"], over("all", "crop"))
 
 
 def others_differ(tables: Tables) -> list[Effect]:
@@ -71,29 +64,29 @@ def jitter_hurts(tables: Tables) -> list[Effect]:
     rows, fine = tables["removal"], {FINE_GRAINED}
     rest = RECOGNITION - fine
     return [
-        gain(f"{FINE_GRAINED} without jitter", _of(rows, fine), _over("color", "all")),
-        gain("recognition with jitter", _of(rows, rest), _over("all", "color")),
+        gain(f"{FINE_GRAINED} without jitter", _of(rows, fine), over("color", "all")),
+        gain("recognition with jitter", _of(rows, rest), over("all", "color")),
     ]
 
 
 def beats_host(tables: Tables) -> list[Effect]:
-    return [gain("MAST over its host", tables["masked"], _over("mast 15", "host 15"))]
+    return [gain("MAST over its host", tables["masked"], over("mast 15", "host 15"))]
 
 
 def fifteen_help(tables: Tables) -> list[Effect]:
     rows = tables["masked"]
-    more = {**_over("mast 15", "mast 5"), **_over("host 5", "host 15")}
+    more = {**over("mast 15", "mast 5"), **over("host 5", "host 15")}
     return [
-        gain("MAST with 15 over 5", rows, _over("mast 15", "mast 5")),
+        gain("MAST with 15 over 5", rows, over("mast 15", "mast 5")),
         gain("that, over the same of the host", rows, more),
     ]
 
 
 def uncertainty_helps(tables: Tables) -> list[Effect]:
     rows = tables["masked"]
-    more = {**_over("mast 15", "sure 15"), **_over("sure 5", "mast 5")}
+    more = {**over("mast 15", "sure 15"), **over("sure 5", "mast 5")}
     return [
-        gain("with uncertainty over without, 15", rows, _over("mast 15", "sure 15")),
+        gain("with uncertainty over without, 15", rows, over("mast 15", "sure 15")),
         gain("that, over the same with 5", rows, more),
     ]
 
@@ -103,8 +96,8 @@ def shared_and_unique(tables: Tables) -> list[Effect]:
     return [
         gain("dimensions in one subspace", rows, {"unique": 1.0}, SHARE, ()),
         gain("dimensions in several", rows, {"shared": 1.0}, SHARE, ()),
-        gain("related pairs over others", rows, _over("within", "between"), SHARE, ()),
-        gain("jitter with grayscale over with crop", rows, _over("color, grayscale", "color, crop"), SHARE, ()),
+        gain("related pairs over others", rows, over("within", "between"), SHARE, ()),
+        gain("jitter with grayscale over with crop", rows, over("color, grayscale", "color, crop"), SHARE, ()),
     ]
 
 
@@ -127,7 +120,7 @@ def own_invariance(tables: Tables) -> list[Effect]:
 def whole_is_best(tables: Tables) -> list[Effect]:
     rows = tables["ablation"]
     alone = [arm for arm in rows["arm"].unique() if arm.startswith("only ")]
-    return [gain(f"full space over {arm}", rows, _over("full space", arm), as_good_as=True) for arm in alone]
+    return [gain(f"full space over {arm}", rows, over("full space", arm), as_good_as=True) for arm in alone]
 
 
 def cues_survive(tables: Tables) -> list[Effect]:
@@ -139,17 +132,17 @@ def cues_survive(tables: Tables) -> list[Effect]:
         gain(
             "the object with a larger badge, over training without badges",
             lost,
-            _over("mast", "clean"),
+            over("mast", "clean"),
             SCORE,
             (),
             as_good_as=True,
         ),
-        gain("the same, over its host", lost, _over("mast", "host"), SCORE, ()),
+        gain("the same, over its host", lost, over("mast", "host"), SCORE, ()),
     ]
 
 
 def rivals_looc(tables: Tables) -> list[Effect]:
-    found = [gain("MAST over LooC", tables["masked"], _over("mast 5", "looc"), as_good_as=True)]
+    found = [gain("MAST over LooC", tables["masked"], over("mast 5", "looc"), as_good_as=True)]
     return found + [_log_ratio(f"LooC's {row.measure} over MAST's", row, 1.0) for row in _cost(tables, "looc")]
 
 
@@ -191,13 +184,13 @@ def difficulty(tables: Tables) -> list[Effect]:
 
 def target_helps(target: str, tasks: frozenset[str], where: str) -> Callable[[Tables], list[Effect]]:
     def effects(tables: Tables) -> list[Effect]:
-        table = change(tables["targets"], _over(target, "none"))
+        table = change(tables["targets"], over(target, "none"))
         means = table.mean()
         there = means.index.isin(tasks)
         if min(there.sum(), (~there).sum()) < 2:
             raise Nothing(f"{there.sum()} tasks of {where} and {(~there).sum()} others; each needs two")
         return [
-            gain(f"{target}, on {where}", _of(tables["targets"], tasks), _over(target, "none")),
+            gain(f"{target}, on {where}", _of(tables["targets"], tasks), over(target, "none")),
             effect(
                 "that, over other tasks", partial(two_groups, means[there].to_numpy(), means[~there].to_numpy()), SCORE
             ),
@@ -217,20 +210,20 @@ def on_every_host(awareness: str) -> Callable[[Tables], list[Effect]]:
     def effects(tables: Tables) -> list[Effect]:
         rows = tables["hosts"]
         having = rows.loc[rows["arm"] == awareness, "host"].unique()
-        return [gain(f"on {host}", rows[rows["host"] == host], _over(awareness, "plain")) for host in having]
+        return [gain(f"on {host}", rows[rows["host"] == host], over(awareness, "plain")) for host in having]
 
     return effects
 
 
 def on_tasks(what: str, tasks: frozenset[str]) -> Callable[[Tables], list[Effect]]:
     def effects(tables: Tables) -> list[Effect]:
-        return [gain(what, _of(tables["hosts"], tasks), _over("augself", "plain"), SCORE, ("host", "task"))]
+        return [gain(what, _of(tables["hosts"], tasks), over("augself", "plain"), SCORE, ("host", "task"))]
 
     return effects
 
 
 def more_colour(tables: Tables) -> list[Effect]:
-    return [gain("bound", tables["information"], _over("augself", "plain"), NATS, ("strength",))]
+    return [gain("bound", tables["information"], over("augself", "plain"), NATS, ("strength",))]
 
 
 def neighbours(awareness: str) -> Callable[[Tables], list[Effect]]:
@@ -238,8 +231,8 @@ def neighbours(awareness: str) -> Callable[[Tables], list[Effect]]:
         rows = tables["neighbours"]
         precision, distance = (rows[rows["measure"] == name] for name in ("hue precision", "colour distance"))
         return [
-            gain("neighbours of the same hue", precision, _over(awareness, "plain"), SCORE, ("host",)),
-            gain("colour distance", distance, _over("plain", awareness), SCORE, ("host",)),
+            gain("neighbours of the same hue", precision, over(awareness, "plain"), SCORE, ("host",)),
+            gain("colour distance", distance, over("plain", awareness), SCORE, ("host",)),
         ]
 
     return effects
@@ -250,13 +243,13 @@ def neighbours(awareness: str) -> Callable[[Tables], list[Effect]]:
 
 def told_right(tables: Tables) -> list[Effect]:
     rows = tables["told"]
-    return [gain(f"right over {arm}", rows, _over("right", arm), COSINE, ()) for arm in ("wrong", "resampled")]
+    return [gain(f"right over {arm}", rows, over("right", arm), COSINE, ()) for arm in ("wrong", "resampled")]
 
 
 def sensitive(tables: Tables) -> list[Effect]:
     rows = tables["layers"]
     return [
-        gain(str(layer), rows[rows["layer"] == layer], _over("cassle", "plain"), NATS, ("augmentation",))
+        gain(str(layer), rows[rows["layer"] == layer], over("cassle", "plain"), NATS, ("augmentation",))
         for layer in rows["layer"].unique()
     ]
 
@@ -264,7 +257,7 @@ def sensitive(tables: Tables) -> list[Effect]:
 def modes(tables: Tables) -> list[Effect]:
     rows = tables["modes"]
     others = [arm for arm in rows["arm"].unique() if arm != "concat"]
-    return [gain(f"concatenation over {arm}", rows, _over("concat", arm), as_good_as=True) for arm in others]
+    return [gain(f"concatenation over {arm}", rows, over("concat", arm), as_good_as=True) for arm in others]
 
 
 # --- Why do they transfer? ---
@@ -273,7 +266,7 @@ def modes(tables: Tables) -> list[Effect]:
 def _by_group(rows: pd.DataFrame, column: str, orders: Mapping[str, list[tuple[str, str]]]) -> list[Effect]:
     """For each group of changes, that the first arm of each pair has more than the second."""
     return [
-        gain(f"{a} over {b}, {group}", rows[rows["group"] == group], _over(a, b), COSINE, (column,))
+        gain(f"{a} over {b}, {group}", rows[rows["group"] == group], over(a, b), COSINE, (column,))
         for group, pairs in orders.items()
         for a, b in pairs
     ]
@@ -304,18 +297,18 @@ def trade_off(tables: Tables) -> list[Effect]:
 def pose_and_colour(tables: Tables) -> list[Effect]:
     rows = tables["families"]
     return [
-        gain("appearance over spatial, pose", _of(rows, POSE_LATENTS), _over("appearance", "spatial")),
-        gain("spatial over appearance, colour", _of(rows, COLOUR_LATENTS), _over("spatial", "appearance")),
+        gain("appearance over spatial, pose", _of(rows, POSE_LATENTS), over("appearance", "spatial")),
+        gain("spatial over appearance, colour", _of(rows, COLOUR_LATENTS), over("spatial", "appearance")),
     ]
 
 
 def preferences(tables: Tables) -> list[Effect]:
     of_kind, of_pose = _of(tables["families"], RECOGNITION), _of(tables["families"], POSE)
     return [
-        gain("default over spatial, recognition", of_kind, _over("default", "spatial")),
-        gain("spatial over appearance, recognition", of_kind, _over("spatial", "appearance")),
-        gain("appearance over default, pose", of_pose, _over("appearance", "default")),
-        gain("appearance over spatial, pose", of_pose, _over("appearance", "spatial")),
+        gain("default over spatial, recognition", of_kind, over("default", "spatial")),
+        gain("spatial over appearance, recognition", of_kind, over("spatial", "appearance")),
+        gain("appearance over default, pose", of_pose, over("appearance", "default")),
+        gain("appearance over spatial, pose", of_pose, over("appearance", "spatial")),
     ]
 
 
@@ -324,4 +317,4 @@ def fused(tables: Tables) -> list[Effect]:
     rows = rows[rows["arm"] != "random"]
     ranked = rows.assign(value=rows.groupby(["seed", "task"])["value"].rank())  # the highest has the highest number
     others = [arm for arm in rows["arm"].unique() if arm != "fused"]
-    return [gain(f"rank above {arm}", ranked, _over("fused", arm), RANK) for arm in others]
+    return [gain(f"rank above {arm}", ranked, over("fused", arm), RANK) for arm in others]

@@ -12,14 +12,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mastlib.errors import InputError
+from mastlib.changes import Nothing, change
 from mastlib.stats import Interval, crossed, interval
 
 REPRODUCED, NOT_REPRODUCED, UNDECIDED = "reproduced", "not reproduced", "undecided"
-
-
-class Nothing(InputError):
-    """The rows that an effect needs are not there."""
 
 
 @dataclass(frozen=True)
@@ -91,25 +87,6 @@ def decide(effects: Sequence[Effect], level: float = 0.95) -> Decision:
 
     among = [pair for pair in zip(effects, found, strict=True) if verdict != NOT_REPRODUCED or pair[0] in refuted]
     return Decision(verdict, *min(among, key=height))
-
-
-def change(rows: pd.DataFrame, weights: Mapping[str, float], across: Sequence[str] = ("task",)) -> pd.DataFrame:
-    """sum_a weights_a value(a), a row for each seed and a column for each of `across`: {"a": 1, "b": -1} is what a has over b.
-
-    rows: columns arm, seed, value and `across`. Only what every named arm has with every seed counts.
-    Raises InputError where an (arm, seed, across) is there twice, and Nothing where nothing is left.
-    """
-    keys = ["seed", *across]
-    mine = rows[rows["arm"].isin(weights)]
-    if mine.duplicated(["arm", *keys]).any():
-        raise InputError(f"an (arm, {', '.join(keys)}) appears twice; a change takes one value of each")
-    wide = mine.pivot(index=keys, columns="arm", values="value").reindex(columns=list(weights)).dropna()
-    total = (wide * pd.Series(weights)).sum(axis=1)
-    table = total.unstack(list(across)) if across else total.to_frame()
-    table = table.dropna(axis=1)
-    if table.empty:
-        raise Nothing(f"no seed has a value of each of {', '.join(weights)}")
-    return table
 
 
 def gain(

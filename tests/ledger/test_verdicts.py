@@ -6,14 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mastlib.errors import InputError
+from mastlib.changes import Nothing
 from mastlib.ledger.verdicts import (
     NOT_REPRODUCED,
     REPRODUCED,
     SCORE,
     UNDECIDED,
-    Nothing,
-    change,
     correlation,
     decide,
     effect,
@@ -74,20 +72,6 @@ def test_of_many_tasks_that_are_asked_one_by_one_chance_alone_seldom_decides(siz
     draw = np.random.default_rng(0)
     found = [decide(gain_of_each(seeds_and_tasks(draw, size, 0.05), {"a": 1, "b": -1})).verdict for _ in range(200)]
     assert found.count(wrong) <= 0.05 * 200
-
-
-def test_a_change_takes_what_every_arm_has_with_every_seed():
-    rows = pd.DataFrame(
-        [("a", 0, "x", 1.0), ("a", 0, "y", 2.0), ("a", 1, "x", 3.0), ("a", 1, "y", 4.0), ("a", 1, "z", 9.0),
-         ("b", 0, "x", 0.5), ("b", 0, "y", 0.5), ("b", 1, "x", 1.0), ("b", 1, "z", 1.0), ("c", 0, "x", 7.0)],
-        columns=["arm", "seed", "task", "value"],
-    )  # fmt: skip
-    assert change(rows, {"a": 1, "b": -1}).to_dict() == {"x": {0: 0.5, 1: 2.0}}
-    assert change(rows, {"a": 2}).to_dict() == {"x": {0: 2.0, 1: 6.0}, "y": {0: 4.0, 1: 8.0}}
-    with pytest.raises(Nothing, match="a, d"):
-        change(rows, {"a": 1, "d": -1})
-    with pytest.raises(InputError, match="twice"):
-        change(pd.concat([rows, rows]), {"a": 1, "b": -1})
 
 
 def test_shares_and_correlations_have_their_exact_and_fishers_intervals():
