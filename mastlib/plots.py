@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.path import Path
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 WIDTH = 7.2  # inches: the text width of the book and of a two-column page
@@ -193,13 +195,20 @@ def intervals(frame: pd.DataFrame, group: str, label: str, order: Sequence[str],
 def effects(
     frame: pd.DataFrame, group: str, label: str, order: Sequence[str], text: str, *, bars: bool = False
 ) -> Figure:
-    """Differences with 95% intervals around zero: a panel per `label` value (a comparison), a mark or bar per `group` value."""
+    """Differences with 95% intervals around zero: a panel per `label` value (a comparison), a mark or bar per `group` value.
+
+    All panels share their scale; there are at most five side by side.
+    """
     groups = list(dict.fromkeys(frame[group]))
+    columns = min(5, len(order))
+    rows = -(-len(order) // columns)
+    size = WIDTH, rows * (0.24 * len(groups) + 0.3) + 0.6
     figure, axes = plt.subplots(
-        1, len(order), figsize=(WIDTH, 0.26 * len(groups) + 1.1), sharey=True, layout="constrained", squeeze=False
+        rows, columns, figsize=size, sharex=True, sharey=True, layout="constrained", squeeze=False
     )
     places = np.arange(len(groups))[::-1]
-    for ax, name, marker, colour in zip(axes.flat, order, MARKERS, sns.color_palette("colorblind"), strict=False):
+    looks = zip(cycle(MARKERS), cycle(sns.color_palette("colorblind")), strict=False)
+    for ax, name, (marker, colour) in zip(axes.flat, order, looks, strict=False):
         part = frame[frame[label] == name].set_index(group).reindex(groups)
         ax.axvline(0, color="0.4", lw=1)
         if bars:
@@ -207,6 +216,11 @@ def effects(
         _whiskers(ax, part, places, fmt="none" if bars else marker, color="0.2" if bars else colour)
         ax.set_yticks(places, groups)
         ax.set_title(name, fontsize=8)
+    axes[0, 0].set_ylim(-0.7, len(groups) - 0.3)
+    axes[0, 0].xaxis.set_major_locator(MaxNLocator(3, symmetric=True))
+    axes[0, 0].xaxis.set_major_formatter("{x:g}")
+    for ax in axes.flat[len(order) :]:
+        ax.set_visible(False)
     figure.supxlabel(text, fontsize=9)
     return figure
 

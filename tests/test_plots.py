@@ -42,6 +42,18 @@ def test_effects_have_a_panel_per_comparison():
     assert [ax.get_title() for ax in figure.axes] == ["x", "y"]
 
 
+def test_effects_of_many_comparisons_lose_none_and_bars_are_as_long_as_means():
+    names = [f"c{i}" for i in range(13)]
+    rows = pd.DataFrame(
+        [(task, name, i - k, i - k - 1, i - k + 1) for i, name in enumerate(names) for k, task in enumerate("tu")],
+        columns=["task", "arm", "mean", "low", "high"],
+    )
+    figure = plots.effects(rows, "task", "arm", names, "difference", bars=True)
+    shown = [ax for ax in figure.axes if ax.get_visible()]
+    assert [ax.get_title() for ax in shown] == names and len({ax.get_xlim() for ax in shown}) == 1
+    assert [[bar.get_width() for bar in ax.patches] for ax in shown] == [[i, i - 1] for i in range(13)]
+
+
 def test_mask_map_sorts_dimensions_and_loses_none():
     masks = torch.rand(3, 40, generator=torch.Generator().manual_seed(0))
     figure = plots.mask_map(masks, ["a", "b", "c"])
