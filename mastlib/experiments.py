@@ -15,6 +15,7 @@ from mastlib.tiers import tier_spec
 
 Arms = dict[str, RunSpec]
 ALL, WITHOUT = "all", "without "
+FAMILIES = ("default", "spatial", "appearance")
 
 
 def compared(arms: Arms) -> pd.DataFrame:
@@ -60,6 +61,12 @@ def rivals(tier: str, augmentations: str, overrides: Mapping[str, Any]) -> Arms:
     }
 
 
+def families(tier: str, host: str, overrides: Mapping[str, Any]) -> Arms:
+    """One host with the three sets of augmentations of ssl-invariances, and labels instead with the first of them."""
+    arms = {name: pair_spec(tier, host, "none", augmentations=name, **overrides) for name in FAMILIES}
+    return arms | {"supervised": tier_spec(tier, host="supervised", augmentations=FAMILIES[0], **overrides)}
+
+
 #: The arms of each chapter that compares runs; each is trained with every one of the chapter's `seeds`. Chapter 11 compares a
 #: run with itself after kills, both trained by processes of one machine, so it is no part of a grid.
 EXPERIMENTS: Mapping[str, Callable[..., Arms]] = MappingProxyType(
@@ -68,5 +75,6 @@ EXPERIMENTS: Mapping[str, Callable[..., Arms]] = MappingProxyType(
         "04_mast_training": mast,
         "05_augself_cassle": rivals,
         "06_subspaces": subspaces,
+        "08_why_transfer": families,
     }
 )

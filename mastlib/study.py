@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
+from torch import nn
 
 from mastlib.data.pools import POOLS, Pool, load_pool
 from mastlib.errors import InputError, check_choice, check_int
@@ -62,6 +63,13 @@ def tier_grid(tier: str) -> tuple[float, ...]:
     return tuple(L2_GRID[:: TIERS[tier].every_weight])
 
 
+def untrained(spec: RunSpec, seed: int) -> nn.Module:
+    """The plain backbone of `spec` with the random weights of `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_backbone(spec.backbone, spec.width, spec.stem)
+
+
 def run_study(
     arms: Mapping[str, RunSpec], seeds: Sequence[int], tier: str, tasks: Sequence[str] | None = None
 ) -> Study:
@@ -83,14 +91,11 @@ def run_study(
         (arm, check_int("seed", seed, 0)): spec.replace(seed=seed) for arm, spec in arms.items() for seed in seeds
     }
     print(forecast(planned.values()), file=sys.stderr, flush=True)  # beside the progress bars, which no page shows
-    backbone, width, stem, size = shared.pop()
+    size = shared.pop()[-1]
     pools, grid = tier_pools(tier, size, tasks), tier_grid(tier)
     runs, parts, left_out = {}, [], []
     for seed in seeds:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            untrained = build_backbone(backbone, width, stem)
-        rows = evaluate_backbone(untrained, pools, tasks, grid)
+        rows = evaluate_backbone(untrained(next(iter(arms.values())), seed), pools, tasks, grid)
         parts.append(rows.assign(arm=RANDOM, run_id="", seed=seed, status="ok"))
     for (arm, seed), spec in planned.items():
         run = runs[arm, seed] = fit(spec)

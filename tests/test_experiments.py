@@ -49,6 +49,9 @@ def test_arms_differ_in_what_they_are_compared_for():
     gone = {arm: spec.without for arm, spec in everything.items()}
     assert gone == {f"without {name}": (name,) for name in ("crop", "flip", "color", "grayscale", "blur")}
     assert list(compared(everything).columns) == ["without"]
+    families = EXPERIMENTS["08_why_transfer"](**{name: MOCO[name] for name in ("tier", "host", "overrides")})
+    assert [spec.augmentations for spec in families.values()] == ["default", "spatial", "appearance", "default"]
+    assert families["supervised"].host == "supervised" and families["spatial"].host == "moco"
     for arms in EXPERIMENTS.values():
         given = {name: MOCO[name] for name in inspect.signature(arms).parameters}
         assert all(spec.epochs == 2 for spec in arms(**given).values())
