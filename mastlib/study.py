@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -13,16 +15,37 @@ from torch import nn
 from mastlib.data.pools import POOLS, Pool, load_pool
 from mastlib.errors import InputError, check_choice, check_int
 from mastlib.evaluation.design import L2_GRID
-from mastlib.evaluation.rows import evaluate, evaluate_backbone
+from mastlib.evaluation.rows import evaluate, evaluate_backbone, load_backbone
 from mastlib.evaluation.tasks import get_task, headline, list_tasks
 from mastlib.forecast import forecast
 from mastlib.models.backbones import build_backbone
+from mastlib.remembered import remembered
 from mastlib.runs import Run
 from mastlib.spec import RunSpec
 from mastlib.tiers import TIERS
 from mastlib.training import fit
 
 RANDOM = "random weights"  # the arm that every table holds: the same backbone and probe, no training
+
+
+@dataclass(frozen=True)
+class Model:
+    """One network of a study: a finished `run`, or for the arm `RANDOM` the random weights of `seed`, with `run` None."""
+
+    arm: str
+    seed: int
+    spec: RunSpec
+    run: Run | None = None
+
+    @property
+    def identity(self) -> str:
+        """The run's id; of random weights, what they are made from."""
+        spec = self.spec
+        return self.run.id if self.run else f"random {spec.backbone} {spec.width} {spec.stem} {self.seed}"
+
+    def backbone(self) -> nn.Module:
+        """The frozen backbone on the CPU, in evaluation mode."""
+        return load_backbone(self.run) if self.run else untrained(self.spec, self.seed).eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -45,6 +68,39 @@ class Study:
     def of(self, arm: str) -> list[Run]:
         """The runs of `arm`, one per seed."""
         return [run for (name, _), run in self.runs.items() if name == arm]
+
+    def models(self, arms: Sequence[str] | None = None) -> list[Model]:
+        """The networks of `arms` (None: all, random weights last), without runs that diverged."""
+        found = [
+            Model(arm, seed, run.spec, run)
+            for (arm, seed), run in self.runs.items()
+            if run.info["status"] != "diverged"
+        ]
+        seeds = {seed: run.spec for (_, seed), run in reversed(self.runs.items())}
+        found += [Model(RANDOM, seed, spec) for seed, spec in sorted(seeds.items())]
+        return [model for model in found if arms is None or model.arm in arms]
+
+    def measured(
+        self,
+        name: str,
+        measure: Callable[[Model], pd.DataFrame],
+        *,
+        code: str,
+        arms: Sequence[str] | None = None,
+        **settings: Any,
+    ) -> pd.DataFrame:
+        """The tables `measure(model)` of all `models(arms)` under one another, with columns arm and seed in front.
+
+        Each is `remembered` by the model, `settings` (what `measure` was made with, such as a number of images) and the source of
+        the module `code` that holds `measure`; a network is loaded only where its table is not there.
+        """
+        parts = []
+        for model in self.models(arms):
+            table = remembered(name, model.identity, partial(measure, model), code=code, **settings)
+            table.insert(0, "arm", model.arm)
+            table.insert(1, "seed", model.seed)
+            parts.append(table)
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["arm", "seed"])
 
     def metrics(self) -> pd.DataFrame:
         """The training curves of all runs under one another, with columns arm and seed."""
@@ -95,7 +151,12 @@ def run_study(
     pools, grid = tier_pools(tier, size, tasks), tier_grid(tier)
     runs, parts, left_out = {}, [], []
     for seed in seeds:
-        rows = evaluate_backbone(untrained(next(iter(arms.values())), seed), pools, tasks, grid)
+        model = Model(RANDOM, seed, next(iter(arms.values())))
+        known = {name: pool.fingerprint for name, pool in pools.items()}
+        rows = remembered(
+            "random_tasks", [model.identity, known, tasks, grid],
+            partial(_evaluated, model, pools, tasks, grid), code="mastlib.evaluation.rows",
+        )  # fmt: skip
         parts.append(rows.assign(arm=RANDOM, run_id="", seed=seed, status="ok"))
     for (arm, seed), spec in planned.items():
         run = runs[arm, seed] = fit(spec)
@@ -105,3 +166,9 @@ def run_study(
         rows = evaluate(run, tasks, pools, grid)
         parts.append(rows.assign(arm=arm, status=run.info["status"]))
     return Study(runs, pd.concat(parts, ignore_index=True), left_out)
+
+
+def _evaluated(
+    model: Model, pools: Mapping[str, Pool], tasks: Sequence[str] | None, grid: Sequence[float]
+) -> pd.DataFrame:
+    return evaluate_backbone(model.backbone(), pools, tasks, grid)
