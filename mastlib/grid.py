@@ -31,6 +31,7 @@ from mastlib.experiments import EXPERIMENTS
 from mastlib.files import outputs_dir, write_text
 from mastlib.forecast import Forecast, forecast
 from mastlib.runs import RunStore
+from mastlib.shipped import there
 from mastlib.signals import noted
 from mastlib.spec import RunSpec
 from mastlib.study import tier_pools
@@ -233,7 +234,7 @@ def _gpus() -> list[str]:
 
 
 def _missing(spec: RunSpec) -> bool:
-    return RunStore().finished(identify(spec)[1]) is None
+    return there(spec) is None
 
 
 def _log(planned: Grid, row: Row) -> Path:

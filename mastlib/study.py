@@ -21,6 +21,7 @@ from mastlib.forecast import forecast
 from mastlib.models.backbones import build_backbone
 from mastlib.remembered import remembered
 from mastlib.runs import Run
+from mastlib.shipped import there
 from mastlib.spec import RunSpec
 from mastlib.tiers import TIERS
 from mastlib.training import fit
@@ -39,9 +40,10 @@ class Model:
 
     @property
     def identity(self) -> str:
-        """The run's id; of random weights, what they are made from."""
-        spec = self.spec
-        return self.run.id if self.run else f"random {spec.backbone} {spec.width} {spec.stem} {self.seed}"
+        """The run's id and what its backbone's sha256 begins with; of random weights, what they are made from."""
+        if self.run:
+            return f"{self.run.id} {self.run.info['files']['backbone.safetensors']['sha256'][:16]}"
+        return f"random {self.spec.backbone} {self.spec.width} {self.spec.stem} {self.seed}"
 
     def backbone(self) -> nn.Module:
         """The frozen backbone on the CPU, in evaluation mode."""
@@ -159,7 +161,7 @@ def run_study(
         )  # fmt: skip
         parts.append(rows.assign(arm=RANDOM, run_id="", seed=seed, status="ok"))
     for (arm, seed), spec in planned.items():
-        run = runs[arm, seed] = fit(spec)
+        run = runs[arm, seed] = there(spec) or fit(spec)
         if run.info["status"] == "diverged":
             left_out.append(f"{arm}, seed {seed}: diverged, {run.info['reason']}")
             continue
