@@ -128,6 +128,15 @@ def untrained(spec: RunSpec, seed: int) -> nn.Module:
         return build_backbone(spec.backbone, spec.width, spec.stem)
 
 
+def seeded(arms: Mapping[str, RunSpec], seeds: Sequence[int]) -> dict[tuple[str, int], RunSpec]:
+    """The spec of each (arm, seed): the seed is added to the arm's own. Raises InputError for a seed that is no natural number."""
+    return {
+        (arm, seed): spec.replace(seed=spec.seed + check_int("seed", seed, 0))
+        for arm, spec in arms.items()
+        for seed in seeds
+    }
+
+
 def run_study(
     arms: Mapping[str, RunSpec], seeds: Sequence[int], tier: str, tasks: Sequence[str] | None = None
 ) -> Study:
@@ -145,9 +154,7 @@ def run_study(
         )
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"seeds = {list(seeds)} cannot be used; accepted: one or more different integers")
-    planned = {
-        (arm, check_int("seed", seed, 0)): spec.replace(seed=seed) for arm, spec in arms.items() for seed in seeds
-    }
+    planned = seeded(arms, seeds)
     print(forecast(planned.values()), file=sys.stderr, flush=True)  # beside the progress bars, which no page shows
     size = shared.pop()[-1]
     pools, grid = tier_pools(tier, size, tasks), tier_grid(tier)
@@ -166,7 +173,7 @@ def run_study(
             left_out.append(f"{arm}, seed {seed}: diverged, {run.info['reason']}")
             continue
         rows = evaluate(run, tasks, pools, grid)
-        parts.append(rows.assign(arm=arm, status=run.info["status"]))
+        parts.append(rows.assign(arm=arm, seed=seed, status=run.info["status"]))
     return Study(runs, pd.concat(parts, ignore_index=True), left_out)
 
 
