@@ -47,7 +47,7 @@ STATEMENTS: Mapping[str, Statement] = MappingProxyType(
             "caption of figure 1", ("host", "without"),
         ),
         "cheap": Statement(
-            "One space and no further heads: about the cost of the host, where LooC's grows with every augmentation.", _TEXT
+            "Efficient, where LooC trains and joins a head for each augmentation left out, which leaves room for few.", _TEXT
         ),
         "vicreg": Statement(
             "Optimised as VICReg is.", _DIGEST,

@@ -6,8 +6,9 @@ library; their values follow from ours by the row's formula, and tests/test_conv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -113,6 +114,10 @@ def _one_way(temperature: float) -> Callable[[Tensors], Tensor]:
 
 
 _LIGHTLY, _PML = "lightly", "pytorch-metric-learning"
+#: The temperature that NT-Xent has where none is given: whose -> T.
+TEMPERATURES: Mapping[str, float] = MappingProxyType(
+    {f"{_PML}: NTXentLoss": 0.07, f"{_PML}: SupConLoss": 0.1, "here": 0.2, f"{_LIGHTLY}: NTXentLoss": 0.5}
+)
 _SAME = "ours = theirs"
 
 #: Every row; the first of a loss is the plainest.

@@ -219,6 +219,18 @@ def test_the_table_is_of_the_rows() -> None:
         assert needed == pytest.approx(float(PEERS[row.name][1](GIVEN)), rel=1e-6)
 
 
+def test_temperatures_are_the_defaults() -> None:
+    peers = [pml.NTXentLoss, pml.SupConLoss, losses.nt_xent, NTXentLoss]
+    defaults = [inspect.signature(peer).parameters["temperature"].default for peer in peers]
+    assert list(conventions.TEMPERATURES.values()) == defaults
+    assert [name.rpartition(": ")[2] for name in conventions.TEMPERATURES] == [
+        "NTXentLoss",
+        "SupConLoss",
+        "here",
+        "NTXentLoss",
+    ]
+
+
 def test_by_temperature_tends_to_the_log_of_the_number_of_rows() -> None:
     frame = conventions.by_temperature(GIVEN, [0.1, 1e6])
     assert frame["nats"].iloc[0] == pytest.approx(float(NTXentLoss(0.1)(GIVEN.z1, GIVEN.z2)))
