@@ -25,7 +25,8 @@ RIVALS: Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]] = MappingProxyTy
         "mast": (("vicreg",), {"uncertainty": "reweight"}), "looc": (("moco",), {}),
     }
 )  # fmt: skip
-TARGETS, MODES = ("crop", "color"), ("add", "multiply", "hypernetwork")  # besides the usual form of AugSelf and CASSLE
+TARGETS = "crop", "color"  # of AugSelf, whose usual form has both
+CONCAT = "concat"  # CASSLE's usual mode of conditioning
 
 
 def compared(arms: Arms) -> pd.DataFrame:
@@ -72,13 +73,14 @@ def rivals(
     augmentations: str,
     targets_of: str,
     modes_of: str,
-    strengths: Sequence[str],
+    modes: Sequence[str],
+    jitter: Sequence[str],
     overrides: Mapping[str, Any],
 ) -> Arms:
     """Every host plain, with AugSelf and with CASSLE, as far as they go together; MAST on VICReg, LooC on MoCo (`RIVALS`).
 
-    The host `targets_of` also with each of AugSelf's targets alone, and, plain and with AugSelf, with the presets `strengths` in
-    place of `augmentations`; `modes_of` with CASSLE's other modes of conditioning. Both are there even if `hosts` lacks them.
+    The host `targets_of` also with each of AugSelf's targets alone, and, plain and with AugSelf, with the presets `jitter` in
+    place of `augmentations`; `modes_of` with CASSLE's other `modes` of conditioning. Both are there even if `hosts` lacks them.
     """
     shared = {"augmentations": augmentations, **overrides}
     arms = {}
@@ -89,13 +91,14 @@ def rivals(
     for target in TARGETS:
         alone = {"augself_tasks": (target,), "augself_weights": (1.0,)}
         arms[named(targets_of, "augself", target)] = pair_spec(tier, targets_of, "augself", **{**alone, **shared})
-    for preset in strengths:
+    for preset in jitter:
         if preset != augmentations:
             for awareness in ("none", "augself"):
                 spec = pair_spec(tier, targets_of, awareness, **{**shared, "augmentations": preset})
                 arms[named(targets_of, awareness, preset)] = spec
-    for mode in MODES:
-        arms[named(modes_of, "cassle", mode)] = pair_spec(tier, modes_of, "cassle", condition_mode=mode, **shared)
+    for mode in modes:
+        if mode != CONCAT:
+            arms[named(modes_of, "cassle", mode)] = pair_spec(tier, modes_of, "cassle", condition_mode=mode, **shared)
     return arms
 
 

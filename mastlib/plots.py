@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -295,7 +296,7 @@ def change_map(
     figure, ax = plt.subplots(figsize=(WIDTH, 0.34 * len(values) + 0.8), layout="constrained")
     limit = float(np.nanmax(np.abs(values.to_numpy())))
     sns.heatmap(
-        values, annot=True, fmt=fmt, center=0, vmin=-limit, vmax=limit, ax=ax, cbar_kws={"label": label},
+        values, annot=True, fmt=fmt, center=0, vmin=-limit, vmax=limit, ax=ax, cbar_kws={"label": label, "pad": 0.02},
         cmap=sns.diverging_palette(245, 40, s=85, l=58, as_cmap=True),
     )  # fmt: skip
     ax.grid(False)  # it would show through where there is no number
@@ -303,6 +304,7 @@ def change_map(
         column, row = (int(place) for place in written.get_position())
         if sure is not None and sure.iloc[row, column]:
             written.set(text=f"{written.get_text()}*", weight="bold")
+    ax.set_xticks(ax.get_xticks(), [fill(str(name), 11) for name in values], fontsize=8)  # beside one another
     ax.set(xlabel=text, ylabel="")
     ax.tick_params(axis="y", rotation=0)
     return figure

@@ -27,7 +27,7 @@ PLAIN, AUGSELF, CASSLE, STRONG = "MoCo", "MoCo + AugSelf", "MoCo + CASSLE", "MoC
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    arms = experiments.rivals("smoke", [], "standard5", "moco", "moco", ["augself_strong"], TINY)
+    arms = experiments.rivals("smoke", [], "standard5", "moco", "moco", [], ["augself_strong"], TINY)
     return run_study(
         {arm: arms[arm] for arm in (PLAIN, AUGSELF, CASSLE, STRONG)}, [0, 1], "smoke", ["category", "position"]
     )

@@ -17,7 +17,7 @@ GIVEN = {"tier": "laptop", "augmentations": "standard5", "overrides": {"epochs":
 MOCO = {**GIVEN, "host": "moco"}
 RIVALS = {
     **GIVEN, "hosts": ["moco", "simsiam", "vicreg", "supervised"], "targets_of": "simsiam", "modes_of": "moco",
-    "strengths": ["standard5", "augself_strong"],
+    "modes": ["concat", "add", "multiply", "hypernetwork"], "jitter": ["standard5", "augself_strong"],
 }  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def test_rivals_differ_from_their_host_in_what_was_added():
 
 
 def test_rivals_follow_from_the_hosts_that_are_named():
-    arms = rivals(**{**RIVALS, "hosts": ["moco"], "targets_of": "moco", "strengths": []})
+    arms = rivals(**{**RIVALS, "hosts": ["moco"], "targets_of": "moco", "jitter": []})
     assert {spec.host for spec in arms.values()} == {"moco"} and len(arms) == 1 + 3 + 2 + 3
     assert {spec.host for spec in rivals(**{**RIVALS, "hosts": []}).values()} == {"simsiam", "moco"}
     with pytest.raises(InputError, match="supervised"):

@@ -82,11 +82,12 @@ def test_curves_and_maps_draw_every_series():
 
 
 def test_a_change_map_marks_what_is_sure_and_nothing_else():
-    wide = pd.DataFrame([[1.0, -2.0], [np.nan, 3.0]], index=["t", "u"], columns=["p", "q"])
+    wide = pd.DataFrame([[1.0, -2.0], [np.nan, 3.0]], index=["t", "u"], columns=["place and size", "q"])
     sure = pd.DataFrame([[False, True], [True, False]], index=wide.index, columns=wide.columns)
     ax = plots.change_map(wide, "points", "task", fmt="+.1f", sure=sure).axes[0]
     assert [t.get_text() for t in ax.texts] == ["+1.0", "-2.0*", "+3.0"] and ax.get_xlabel() == "task"
     assert [t.get_weight() for t in ax.texts] == ["normal", "bold", "normal"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["place and\nsize", "q"]
 
 
 def test_lines_have_means_and_students_interval_over_seeds_in_panels():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from mastlib.comparison import PIXELS, PROJECTOR
-from mastlib.experiments import MODES, RIVALS, TARGETS, named
+from mastlib.experiments import CONCAT, RIVALS, TARGETS, named
 from mastlib.study import RANDOM, Study
 
 #: What is compared on every host: as evidence calls it -> as `methods.AWARENESS` does.
@@ -22,7 +22,9 @@ def targets(study: Study, host: str) -> pd.DataFrame:
 
 def modes(study: Study, host: str) -> pd.DataFrame:
     """Scores of `host` with CASSLE by its mode of conditioning: "concat", which is the usual one, and the others."""
-    return _arms(study.rows, {named(host, "cassle"): "concat"} | {named(host, "cassle", one): one for one in MODES})
+    runs = [run.spec for run in study.runs.values() if (run.spec.host, run.spec.awareness) == (host, "cassle")]
+    names = {named(host, "cassle", spec.condition_mode): spec.condition_mode for spec in runs}
+    return _arms(study.rows, names | {named(host, "cassle"): CONCAT})
 
 
 def hosts(study: Study) -> pd.DataFrame:

@@ -11,13 +11,14 @@ import pytest
 from mastlib import experiments
 from mastlib.changes import change
 from mastlib.evaluation.tasks import TASK_GROUPS, list_tasks
-from mastlib.experiments import MODES, named
+from mastlib.experiments import named
 from mastlib.ledger import compared
 from mastlib.ledger.claims import EVIDENCE, answers
 from mastlib.study import RANDOM, Study
 
 HOSTS = ["moco", "simsiam", "supervised"]
-ARMS = experiments.rivals("smoke", HOSTS, "standard5", "simsiam", "moco", ["augself_weak", "augself_strong"], {})
+MODES, JITTER = ["add", "hypernetwork"], ["augself_weak", "augself_strong"]
+ARMS = experiments.rivals("smoke", HOSTS, "standard5", "simsiam", "moco", MODES, JITTER, {})
 SEEDS = range(4)
 
 
