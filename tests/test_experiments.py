@@ -9,11 +9,16 @@ import nbformat
 import pytest
 
 from mastlib.chapter import declared
-from mastlib.experiments import EXPERIMENTS, compared
+from mastlib.errors import InputError
+from mastlib.experiments import EXPERIMENTS, additions, compared, rivals
 
 CHAPTERS = Path(__file__).parents[1] / "chapters"
 GIVEN = {"tier": "laptop", "augmentations": "standard5", "overrides": {"epochs": 2}}
 MOCO = {**GIVEN, "host": "moco"}
+RIVALS = {
+    **GIVEN, "hosts": ["moco", "simsiam", "vicreg", "supervised"], "targets_of": "simsiam", "modes_of": "moco",
+    "modes": ["concat", "add", "multiply", "hypernetwork"], "jitter": ["standard5", "augself_strong"],
+}  # fmt: skip
 
 
 def code(name: str) -> list[nbformat.NotebookNode]:
@@ -39,10 +44,7 @@ def test_arms_differ_in_what_they_are_compared_for():
     assert set(compared(mast).columns) == {"awareness", "pairing", "without"}
     assert mast["MAST"].pairing == mast["VICReg, MAST's pairs"].pairing != mast["VICReg"].pairing
     assert mast["VICReg, no colour ops"].without == ("color", "grayscale")
-    rivals = EXPERIMENTS["05_augself_cassle"](**GIVEN)
-    for host in ("SimSiam", "MoCo"):
-        pair = {name: spec for name, spec in rivals.items() if name.startswith(host)}
-        assert len(pair) == 2 and list(compared(pair).columns) == ["awareness"]
+    rivals = EXPERIMENTS["05_augself_cassle"](**RIVALS)
     assert EXPERIMENTS["06_subspaces"](**GIVEN)["MAST"] == mast["MAST"], "trained once for both chapters"
     everything = EXPERIMENTS["03_motivation_ablation"](**MOCO)
     assert everything.pop("all") == rivals["MoCo"], "trained once for both chapters"
@@ -55,5 +57,40 @@ def test_arms_differ_in_what_they_are_compared_for():
     assert len({twin.seed for twin in twins}) == 3 and len({twin.replace(seed=0) for twin in twins}) == 1
     assert families["supervised"].host == "supervised" and families["spatial"].host == "moco"
     for arms in EXPERIMENTS.values():
-        given = {name: MOCO[name] for name in inspect.signature(arms).parameters}
+        given = {name: {**MOCO, **RIVALS}[name] for name in inspect.signature(arms).parameters}
         assert all(spec.epochs == 2 for spec in arms(**given).values())
+
+
+def test_rivals_differ_from_their_host_in_what_was_added():
+    arms = rivals(**RIVALS)
+    pairs = additions(arms)
+    assert list(pairs) == [
+        "MoCo + AugSelf", "MoCo + CASSLE", "MoCo + LooC", "SimSiam + AugSelf", "SimSiam + CASSLE", "VICReg + AugSelf",
+        "VICReg + CASSLE", "VICReg + MAST", "Supervised + AugSelf",
+    ]  # fmt: skip
+    own = {"LooC": ["awareness", "pairing"], "MAST": ["awareness", "pairing", "uncertainty"]}
+    for arm, (same, host) in pairs.items():
+        differ = list(compared({one: arms[one] for one in (same, host)}).columns)
+        assert same == arm and differ == own.get(arm.partition(" + ")[2], ["awareness"])
+    for arm, column, value in (
+        ("SimSiam + AugSelf, crop", "augself_tasks", ("crop",)),
+        ("SimSiam + AugSelf, color", "augself_tasks", ("color",)),
+        ("SimSiam + AugSelf, augself_strong", "augmentations", "augself_strong"),
+        ("SimSiam, augself_strong", "augmentations", "augself_strong"),
+        ("MoCo + CASSLE, add", "condition_mode", "add"),
+        ("MoCo + CASSLE, multiply", "condition_mode", "multiply"),
+        ("MoCo + CASSLE, hypernetwork", "condition_mode", "hypernetwork"),
+    ):
+        differ = set(compared({one: arms[one] for one in (arm, arm.partition(",")[0])}).columns) - {"augself_weights"}
+        assert differ == {column} and getattr(arms[arm], column) == value
+    assert len(arms) == len({*arms.values()}) == 4 + len(pairs) + 7
+
+
+def test_rivals_follow_from_the_hosts_that_are_named():
+    arms = rivals(**{**RIVALS, "hosts": ["moco"], "targets_of": "moco", "jitter": []})
+    assert {spec.host for spec in arms.values()} == {"moco"} and len(arms) == 1 + 3 + 2 + 3
+    assert {spec.host for spec in rivals(**{**RIVALS, "hosts": []}).values()} == {"simsiam", "moco"}
+    with pytest.raises(InputError, match="supervised"):
+        rivals(**{**RIVALS, "modes_of": "supervised"})
+    with pytest.raises(InputError, match="host"):
+        rivals(**{**RIVALS, "hosts": ["nobody"]})
