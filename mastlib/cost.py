@@ -70,16 +70,22 @@ class Step:
 
 
 def step_seconds(specs: Mapping[str, RunSpec], images: Tensor, rounds: int, steps: int = 1) -> dict[str, list[float]]:
-    """Seconds of a step of each spec in each of `rounds`: `steps` of each, in order and, every other time, in reverse."""
+    """Mean seconds of a step of each spec in each of `rounds`.
+
+    A round takes `steps` steps of each, one of each in order and, every other time, in reverse: what slows a round slows all.
+    """
     check_int("rounds", rounds, 1)
     check_int("steps", steps, 1)
     ready = {name: Step(spec, images) for name, spec in specs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in specs}
     for number in range(WARM_UP + rounds):
-        for name in list(ready)[:: -1 if number % 2 else 1]:
-            taken = sum(ready[name]() for _ in range(steps)) / steps
-            if number >= WARM_UP:
-                seconds[name].append(taken)
+        taken = dict.fromkeys(specs, 0.0)
+        for turn in range(number * steps, (number + 1) * steps):
+            for name in list(ready)[:: -1 if turn % 2 else 1]:
+                taken[name] += ready[name]() / steps
+        if number >= WARM_UP:
+            for name, mean in taken.items():
+                seconds[name].append(mean)
     return seconds
 
 

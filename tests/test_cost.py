@@ -74,18 +74,23 @@ def test_a_comparison_has_each_measure_of_each_pair_with_its_bounds():
         assert found.loc[("same", measure), ["value", "low", "high"]].eq(1).all()
 
 
-def test_a_round_of_several_steps_is_their_mean(monkeypatch):
+def test_a_round_is_the_mean_of_its_steps_which_take_turns(monkeypatch):
+    order = []
+
     class Pretended:
         def __init__(self, spec, images):
-            self.taken = 0
+            self.name, self.taken = spec.host, 0
 
         def __call__(self):
+            order.append(self.name)
             self.taken += 1
             return float(self.taken)
 
     monkeypatch.setattr(cost, "Step", Pretended)
-    specs = {"a": pair_spec("smoke", "vicreg", "none")}
-    assert cost.step_seconds(specs, torch.empty(0), 2, 3) == {"a": [8.0, 11.0]}, "after two rounds of warm-up"
+    specs = {host: pair_spec("smoke", host, "none") for host in ("moco", "byol")}
+    found = cost.step_seconds(specs, torch.empty(0), 2, 3)
+    assert found == dict.fromkeys(specs, pytest.approx([8.0, 11.0])), "after two rounds of warm-up"
+    assert order == ["moco", "byol", "byol", "moco"] * 6
     with pytest.raises(InputError, match="steps = 0"):
         cost.step_seconds(specs, torch.empty(0), 1, 0)
 
