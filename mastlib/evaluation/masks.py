@@ -17,6 +17,7 @@ from torch import Tensor
 from mastlib.errors import InputError, check_int, refuse
 from mastlib.methods.masks import masks_of, overlap
 from mastlib.runs import Run
+from mastlib.training import weights_of
 
 CHOSEN = 0.5  # a mask's entry from which on its dimension counts as one of the subspace
 
@@ -28,7 +29,7 @@ def read_masks(run: Run) -> Tensor:
     """
     if run.spec.awareness != "mast":
         raise refuse("run", run.id, f"a run with awareness = 'mast' (this one has {run.spec.awareness!r})")
-    return masks_of(run.spec.mask_type, run.weights("method")["aware.masks.raw"])
+    return masks_of(run.spec.mask_type, weights_of(run, "method")["aware.masks.raw"])
 
 
 def sharing(masks: Tensor, names: Sequence[str], level: float = CHOSEN) -> pd.DataFrame:
