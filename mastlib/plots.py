@@ -18,6 +18,8 @@ from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from mastlib.stats import interval
+
 WIDTH = 7.2  # inches: the text width of the book and of a two-column page
 MARKERS = "osD^vPX*"  # beside colour, so that a figure reads in grey
 TICK = Path([(-1, 0), (-0.3, -0.7), (1, 0.8)])  # drawn, not written: no font may have it
@@ -277,16 +279,72 @@ def matrix(values: pd.DataFrame, label: str, limits: tuple[float, float]) -> Fig
     return figure
 
 
-def change_map(values: pd.DataFrame, label: str) -> Figure:
-    """A matrix of changes with its numbers written in, blue for worse and orange for better, white at no change."""
+def change_map(
+    values: pd.DataFrame,
+    label: str,
+    text: str = "made invariant to",
+    *,
+    fmt: str = "+.3f",
+    sure: pd.DataFrame | None = None,
+) -> Figure:
+    """A matrix of changes with its numbers written in, blue for worse and orange for better, white at no change.
+
+    `text` labels the columns; numbers where `sure`, a matrix of bools, is true are bold with an asterisk.
+    """
     figure, ax = plt.subplots(figsize=(WIDTH, 0.34 * len(values) + 0.8), layout="constrained")
     limit = float(np.nanmax(np.abs(values.to_numpy())))
     sns.heatmap(
-        values, annot=True, fmt="+.3f", center=0, vmin=-limit, vmax=limit, ax=ax, cbar_kws={"label": label},
+        values, annot=True, fmt=fmt, center=0, vmin=-limit, vmax=limit, ax=ax, cbar_kws={"label": label},
         cmap=sns.diverging_palette(245, 40, s=85, l=58, as_cmap=True),
     )  # fmt: skip
-    ax.set(xlabel="made invariant to", ylabel="")
+    ax.grid(False)  # it would show through where there is no number
+    for written in ax.texts if sure is not None else ():
+        column, row = (int(place) for place in written.get_position())
+        if sure is not None and sure.iloc[row, column]:
+            written.set(text=f"{written.get_text()}*", weight="bold")
+    ax.set(xlabel=text, ylabel="")
     ax.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def lines(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    kind: str,
+    order: Sequence[str],
+    texts: tuple[str, str],
+    panel: str | None = None,
+) -> Figure:
+    """Column `y` over `x`, numbers or names in their order: means over seeds with the band of their 95% t interval.
+
+    A line for each `kind` value in `order`, and at most three panels side by side, one for each `panel` value. `texts` label
+    the axes. One seed has a line and no band.
+    """
+    names = [""] if panel is None else list(dict.fromkeys(frame[panel]))
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    size = WIDTH, (2.0 if rows > 1 else 2.6) * rows + 0.8
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, sharex=True, sharey=True, layout="constrained", squeeze=False
+    )
+    for ax, name in zip(axes.flat, names, strict=False):
+        shown = frame if panel is None else frame[frame[panel] == name]
+        sns.lineplot(
+            shown, x=x, y=y, hue=kind, hue_order=order, style=kind, style_order=order, markers=list(MARKERS[: len(order)]),
+            dashes=False, errorbar=lambda values: interval(values)[1:3], ax=ax, legend=ax is axes.flat[0],
+        )  # fmt: skip
+        ax.set(xlabel="", ylabel="", title=name)
+        ax.tick_params(axis="x", labelbottom=True)
+        if not pd.api.types.is_numeric_dtype(frame[x]):
+            plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
+    for ax in axes.flat[len(names) :]:
+        ax.set_visible(False)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    axes.flat[0].get_legend().remove()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(order)))
+    figure.supxlabel(texts[0], fontsize=9)
+    figure.supylabel(texts[1], fontsize=9)
     return figure
 
 

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 
 from mastlib import plots
@@ -76,6 +77,35 @@ def test_curves_and_maps_draw_every_series():
         "0.00",
         "0.30",
     }
+
+
+def test_a_change_map_marks_what_is_sure_and_nothing_else():
+    wide = pd.DataFrame([[1.0, -2.0], [np.nan, 3.0]], index=["t", "u"], columns=["p", "q"])
+    sure = pd.DataFrame([[False, True], [True, False]], index=wide.index, columns=wide.columns)
+    ax = plots.change_map(wide, "points", "task", fmt="+.1f", sure=sure).axes[0]
+    assert [t.get_text() for t in ax.texts] == ["+1.0", "-2.0*", "+3.0"] and ax.get_xlabel() == "task"
+    assert [t.get_weight() for t in ax.texts] == ["normal", "bold", "normal"]
+
+
+def test_lines_have_means_and_students_interval_over_seeds_in_panels():
+    draw = np.random.default_rng(0)
+    rows = [(p, x, k, s, draw.normal()) for p in "uvwz" for x in ("b", "a") for k in ("m", "n") for s in range(3)]
+    frame = pd.DataFrame(rows, columns=["panel", "x", "kind", "seed", "y"])
+    figure = plots.lines(frame, "x", "y", "kind", ["n", "m"], ("across", "up"), "panel")
+    shown = [ax for ax in figure.axes if ax.get_visible()]
+    assert [ax.get_title() for ax in shown] == list("uvwz") and len({ax.get_ylim() for ax in shown}) == 1
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["n", "m"]
+    for ax, name in zip(shown, "uvwz", strict=True):
+        for line, band, kind in zip(ax.lines, ax.collections, ["n", "m"], strict=False):
+            mine = frame[(frame["panel"] == name) & (frame["kind"] == kind)].groupby("x", sort=False)["y"]
+            np.testing.assert_allclose(line.get_ydata(), mine.mean())
+            low, high = scipy.stats.t.interval(0.95, 2, mine.mean(), mine.sem())
+            corners = band.get_paths()[0].vertices[:, 1]
+            assert (corners.min(), corners.max()) == pytest.approx((low.min(), high.max()))
+    alone = plots.lines(
+        frame[(frame["seed"] == 0) & (frame["panel"] == "u")], "x", "y", "kind", ["m"], ("across", "up")
+    )
+    assert len(alone.axes) == 1 and np.isfinite(alone.axes[0].lines[0].get_ydata()).all()
 
 
 def test_contact_sheet_has_a_cell_for_each_image():
