@@ -10,7 +10,7 @@ import pandas as pd
 
 from mastlib.augment.presets import get_pipeline
 from mastlib.catalogue import pair_spec
-from mastlib.errors import check_choice
+from mastlib.errors import check_choice, refuse
 from mastlib.methods import AWARENESS, HOSTS, REFUSED
 from mastlib.spec import RunSpec
 from mastlib.tiers import tier_spec
@@ -29,6 +29,7 @@ RIVALS: Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]] = MappingProxyTy
 )  # fmt: skip
 TARGETS = "crop", "color"  # of AugSelf, whose usual form has both
 CONCAT = "concat"  # CASSLE's usual mode of conditioning
+COUNTED_AT = 32  # pixels; how many augmentations a preset has does not depend on it
 
 
 def compared(arms: Arms) -> pd.DataFrame:
@@ -46,16 +47,41 @@ def motivation(tier: str, host: str, augmentations: str, overrides: Mapping[str,
     }
 
 
-def mast(tier: str, augmentations: str, overrides: Mapping[str, Any]) -> Arms:
-    """MAST, its host, the host on MAST's pairs (a control without masks), and the host without what takes colour away."""
-    host = tier_spec(tier, augmentations=augmentations, **overrides)
-    masked = pair_spec(tier, "vicreg", "mast", augmentations=augmentations, **overrides)
-    return {
-        "VICReg": host,
-        "VICReg, no colour ops": host.replace(without=["color", "grayscale"]),
-        "VICReg, MAST's pairs": host.replace(pairing=masked.pairing),
-        "MAST": masked,
-    }
+def counted(few: str, many: str) -> tuple[int, int]:
+    """How many augmentations two presets have. Raises InputError unless the second has more."""
+    first, second = (len(get_pipeline(name, COUNTED_AT).names) for name in (few, many))
+    if not first < second:
+        raise refuse("many", many, f"a preset of more augmentations than the {first} of few = {few!r}")
+    return first, second
+
+
+def mast(tier: str, few: str, many: str, badges: Sequence[float], overrides: Mapping[str, Any]) -> Arms:
+    """MAST and its host with few and many augmentations, and what tells MAST's parts apart.
+
+    "sure": MAST whose pairs all weigh the same. The host on MAST's pairs is a control without masks; another has no operation that
+    takes colour away. LooC stands beside its own host. With `badges` host and MAST are trained on scenes with two cues.
+    Raises InputError for presets in another order and for fewer than two sizes of badges.
+    """
+    a, b = counted(few, many)
+    if len(badges) < 2 or sorted({0, *badges}) != [0, *badges]:
+        raise refuse("badges", list(badges), "two sizes or more, above 0 and in rising order")
+    arms: Arms = {}
+    for count, preset in ((a, few), (b, many)):
+        shared = {"augmentations": preset, **overrides}
+        arms[f"VICReg {count}"] = tier_spec(tier, **shared)
+        arms[f"MAST {count}"] = pair_spec(tier, "vicreg", "mast", **{"uncertainty": "reweight", **shared})
+        arms[f"MAST {count}, sure"] = arms[f"MAST {count}"].replace(uncertainty="none")
+    host, masked = arms[f"VICReg {a}"], arms[f"MAST {a}"]
+    there = get_pipeline(few, host.image_size, host.without).names
+    arms[f"VICReg {a}, MAST's pairs"] = host.replace(pairing=masked.pairing)
+    arms[f"VICReg {a}, no colour ops"] = host.replace(
+        without=[*host.without, *(name for name in ("color", "grayscale") if name in there)]
+    )
+    arms[f"MoCo {a}"] = pair_spec(tier, "moco", "none", augmentations=few, **overrides)
+    arms[f"LooC {a}"] = pair_spec(tier, "moco", "looc", augmentations=few, **overrides)
+    for name in (f"VICReg {a}", f"MAST {a}"):
+        arms |= {f"{name}, badge {badge:g}": arms[name].replace(badge=badge) for badge in badges}
+    return arms
 
 
 def subspaces(tier: str, augmentations: str, overrides: Mapping[str, Any]) -> Arms:

@@ -19,6 +19,9 @@ RIVALS = {
     **GIVEN, "hosts": ["moco", "simsiam", "vicreg", "supervised"], "targets_of": "simsiam", "modes_of": "moco",
     "modes": ["concat", "add", "multiply", "hypernetwork"], "jitter": ["standard5", "augself_strong"],
 }  # fmt: skip
+TRAINED = {
+    "tier": "laptop", "few": "standard5", "many": "extended15", "badges": [0.15, 0.4], "overrides": {"epochs": 2}
+}  # fmt: skip
 
 
 def code(name: str) -> list[nbformat.NotebookNode]:
@@ -40,14 +43,28 @@ def test_every_chapter_that_compares_runs_is_in_the_grid():
 
 
 def test_arms_differ_in_what_they_are_compared_for():
-    mast = EXPERIMENTS["04_mast_training"](**GIVEN)
-    assert set(compared(mast).columns) == {"awareness", "pairing", "without"}
-    assert mast["MAST"].pairing == mast["VICReg, MAST's pairs"].pairing != mast["VICReg"].pairing
-    assert mast["VICReg, no colour ops"].without == ("color", "grayscale")
+    mast = EXPERIMENTS["04_mast_training"](**TRAINED)
+    assert len(mast) == 14 and len(set(mast.values())) == 14
+    settings = {
+        ("MAST 15", "VICReg 15"): {"awareness", "pairing", "uncertainty"},
+        ("MAST 5", "MAST 15"): {"augmentations"},
+        ("VICReg 5", "VICReg 15"): {"augmentations"},
+        ("MAST 15", "MAST 15, sure"): {"uncertainty"},
+        ("MAST 5, sure", "VICReg 5, MAST's pairs"): {"awareness"},
+        ("VICReg 5, MAST's pairs", "VICReg 5"): {"pairing"},
+        ("VICReg 5, no colour ops", "VICReg 5"): {"without"},
+        ("LooC 5", "MoCo 5"): {"awareness", "pairing"},
+        ("MAST 5, badge 0.4", "VICReg 5, badge 0.4"): {"awareness", "pairing", "uncertainty"},
+        ("MAST 5, badge 0.15", "MAST 5"): {"badge"},
+    }
+    for (one, other), differing in settings.items():
+        assert set(compared({one: mast[one], other: mast[other]})) == differing, one
+    assert mast["VICReg 5, no colour ops"].without == ("color", "grayscale")
+    assert mast["MAST 5"].uncertainty == "reweight" and mast["MAST 5, badge 0.4"].badge == 0.4
     rivals = EXPERIMENTS["05_augself_cassle"](**RIVALS)
-    assert EXPERIMENTS["06_subspaces"](**GIVEN)["MAST"] == mast["MAST"], "trained once for both chapters"
+    assert EXPERIMENTS["06_subspaces"](**GIVEN)["MAST"] in mast.values(), "trained once for both chapters"
     everything = EXPERIMENTS["03_motivation_ablation"](**MOCO)
-    assert everything.pop("all") == rivals["MoCo"], "trained once for both chapters"
+    assert everything.pop("all") == rivals["MoCo"] == mast["MoCo 5"], "trained once for three chapters"
     gone = {arm: spec.without for arm, spec in everything.items()}
     assert gone == {f"without {name}": (name,) for name in ("crop", "flip", "color", "grayscale", "blur")}
     assert list(compared(everything).columns) == ["without"]
@@ -57,7 +74,7 @@ def test_arms_differ_in_what_they_are_compared_for():
     assert len({twin.seed for twin in twins}) == 3 and len({twin.replace(seed=0) for twin in twins}) == 1
     assert families["supervised"].host == "supervised" and families["spatial"].host == "moco"
     for arms in EXPERIMENTS.values():
-        given = {name: {**MOCO, **RIVALS}[name] for name in inspect.signature(arms).parameters}
+        given = {name: (MOCO | RIVALS | TRAINED)[name] for name in inspect.signature(arms).parameters}
         assert all(spec.epochs == 2 for spec in arms(**given).values())
 
 
@@ -94,3 +111,29 @@ def test_rivals_follow_from_the_hosts_that_are_named():
         rivals(**{**RIVALS, "modes_of": "supervised"})
     with pytest.raises(InputError, match="host"):
         rivals(**{**RIVALS, "hosts": ["nobody"]})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"many": "standard5"},
+            "many = 'standard5' cannot be used; accepted: a preset of more augmentations than the 5",
+        ),
+        ({"few": "extended15", "many": "standard5"}, "more augmentations than the 15 of few = 'extended15'"),
+        ({"many": "seventeen"}, "preset = 'seventeen'"),
+        ({"badges": [0.4]}, r"badges = \[0.4\] cannot be used; accepted: two sizes or more"),
+        ({"badges": [0.4, 0.15]}, "above 0 and in rising order"),
+        ({"badges": [0.0, 0.4]}, "above 0"),
+        ({"badges": [0.15, 0.6]}, "badge = 0.6"),
+    ],
+)
+def test_arms_that_could_not_be_compared_are_refused_in_one_line(given, said):
+    with pytest.raises(InputError, match=said) as error:
+        EXPERIMENTS["04_mast_training"](**{**TRAINED, **given})
+    assert "\n" not in str(error.value)
+
+
+def test_a_preset_without_colour_has_nothing_to_leave_out():
+    arms = EXPERIMENTS["04_mast_training"](**{**TRAINED, "few": "spatial", "many": "default"})
+    assert arms["VICReg 2, no colour ops"] == arms["VICReg 2"] and arms["MAST 5"].augmentations == "default"

@@ -43,13 +43,13 @@ def small(count: int = 2, **changes: object) -> Grid:
 def test_the_books_grid_has_every_run_once():
     planned = grid(ROOT, "smoke", {"05_augself_cassle": {"seeds": [5]}})
     names = [row.name for row in planned.rows]
-    assert len(set(names)) == len(names) == len({row.spec for row in planned.rows}) == 6 * 3 + 4 * 3 + 31 + 6 * 3
+    assert len(set(names)) == len(names) == len({row.spec for row in planned.rows}) == 6 * 3 + 13 * 3 + 31 + 6 * 3
     assert all(name.replace("-", "").isalnum() and name == name.lower() for name in names)
     assert set(planned.needs["06_subspaces"]) < set(planned.needs["04_mast_training"]), "MAST is trained once for both"
     assert {row.spec.seed for row in planned.rows if row.name.startswith("05")} == {5}
     assert planned.needs["02_augmentations"] == () and set(planned.needs) == set(planned.keys)
     table = planned.table()
-    assert table.set_index("name").loc["04-mast-0", "chapters"] == "04_mast_training, 06_subspaces"
+    assert table.set_index("name").loc["04-mast-5-sure-0", "chapters"] == "04_mast_training, 06_subspaces"
     assert not table["there"].any()
 
 
@@ -180,9 +180,9 @@ def test_a_list_says_what_is_missing_and_how_long_it_takes(capsys):
     given = ["04_mast_training.seeds=[0]", *(f"{name}.seeds=[]" for name in others)]
     assert grids.main(["list", "--tier", "smoke", *(word for one in given for word in ("-p", one))]) == 0
     said = capsys.readouterr().out
-    assert "04-vicreg-no-colour-ops-0" in said and "05-" not in said
-    assert said.splitlines()[-1].startswith("6 runs: 0 there, 6 to train"), (
-        "four arms, and MAST of chapter 06 with its other seeds"
+    assert "04-vicreg-5-no-colour-ops-0" in said and "05-" not in said
+    assert said.splitlines()[-1].startswith("16 runs: 0 there, 16 to train"), (
+        "fourteen arms, and MAST of chapter 06 with its other seeds"
     )
 
 

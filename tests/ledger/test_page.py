@@ -29,7 +29,10 @@ def parts():
         for task in ("hue", "category")
     ]
     removal = pd.DataFrame(rows, columns=["arm", "seed", "task", "value"])
-    return [Part("03_motivation_ablation", {}, ("b" * 16, "a" * 16), {"removal": removal}), Part("04", {}, ("c" * 16,), {})]
+    return [
+        Part("03_motivation_ablation", {}, ("b" * 16, "a" * 16), {"removal": removal}),
+        Part("04", {}, ("c" * 16,), {}),
+    ]
 
 
 def test_each_claim_has_a_row_with_the_runs_that_it_rests_on(parts):
