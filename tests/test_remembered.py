@@ -35,9 +35,7 @@ def test_a_table_is_made_once_and_read_back_to_the_last_bit(made):
         pd.testing.assert_frame_equal(found, TABLE, check_exact=True)
 
 
-@pytest.mark.parametrize(
-    "change", [{"name": "other"}, {"subject": "other"}, {"code": "mastlib.losses"}, {"images": 3}]
-)
+@pytest.mark.parametrize("change", [{"name": "other"}, {"subject": "other"}, {"code": "mastlib.losses"}, {"images": 3}])
 def test_what_goes_into_a_table_is_part_of_its_key(made, change):
     assert made()[1] == 1
     assert made(**change)[1] == 1

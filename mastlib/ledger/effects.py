@@ -54,6 +54,8 @@ def crop_hurts(tables: Tables) -> list[Effect]:
 def others_differ(tables: Tables) -> list[Effect]:
     rows = tables["removal"]
     arms = [arm for arm in rows["arm"].unique() if arm not in ("all", "crop")]
+    if len(arms) < 2:
+        raise Nothing(f"{len(arms)} augmentations besides the crop; an interaction needs two")
     values = np.stack([change(rows, {arm: 1.0}).to_numpy() for arm in arms], axis=1)
     if min(values.shape) < 2:
         raise Nothing(f"{values.shape} seeds, augmentations and tasks; an interaction needs two of each")
