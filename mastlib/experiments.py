@@ -16,6 +16,8 @@ from mastlib.tiers import tier_spec
 Arms = dict[str, RunSpec]
 ALL, WITHOUT = "all", "without "
 FAMILIES = ("default", "spatial", "appearance")
+TWINS = tuple(f"{FAMILIES[0]}, twin {k}" for k in range(1, len(FAMILIES)))
+TWIN = 1000  # from a seed to its twin's
 
 
 def compared(arms: Arms) -> pd.DataFrame:
@@ -62,12 +64,19 @@ def rivals(tier: str, augmentations: str, overrides: Mapping[str, Any]) -> Arms:
 
 
 def families(tier: str, host: str, overrides: Mapping[str, Any]) -> Arms:
-    """One host with the three sets of augmentations of ssl-invariances, and labels instead with the first of them."""
+    """One host with the three sets of augmentations of ssl-invariances, and labels instead with the first of them.
+
+    The first set has twins, which differ in nothing but the seed: as many as there are other sets.
+    """
     arms = {name: pair_spec(tier, host, "none", augmentations=name, **overrides) for name in FAMILIES}
-    return arms | {"supervised": tier_spec(tier, host="supervised", augmentations=FAMILIES[0], **overrides)}
+    labelled = tier_spec(tier, host="supervised", augmentations=FAMILIES[0], **overrides)
+    first = arms[FAMILIES[0]]
+    twins = {twin: first.replace(seed=first.seed + TWIN * k) for k, twin in enumerate(TWINS, 1)}
+    return arms | {"supervised": labelled} | twins
 
 
-#: The arms of each chapter that compares runs; each is trained with every one of the chapter's `seeds`. Chapter 11 compares a
+#: The arms of each chapter that compares runs; each is trained with every one of the chapter's `seeds`, which are added to the
+#: spec's own. Chapter 11 compares a
 #: run with itself after kills, both trained by processes of one machine, so it is no part of a grid.
 EXPERIMENTS: Mapping[str, Callable[..., Arms]] = MappingProxyType(
     {

@@ -31,6 +31,11 @@ def outputs_dir() -> Path:
     return folder
 
 
+def reference_dir() -> Path:
+    """The folder of results that came with the package: `$MASTLIB_REFERENCE`, else `outputs/reference/` of the checkout."""
+    return Path(os.environ.get("MASTLIB_REFERENCE") or Path(__file__).parents[1] / "outputs" / "reference").absolute()
+
+
 @contextlib.contextmanager
 def disk(path: Path) -> Iterator[None]:
     """An OSError in the block (full disk, folder that cannot be written) becomes an InputError that names `path`."""

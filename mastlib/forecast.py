@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from mastlib.data.sources import source_of
 from mastlib.provenance import hardware
 from mastlib.runs import Run, RunStore
+from mastlib.shipped import there
 from mastlib.spec import RunSpec
 from mastlib.training import identify
 
@@ -59,8 +60,13 @@ def forecast(specs: Iterable[RunSpec], store: RunStore | None = None) -> Forecas
     past = [run for run in finished if run.info["status"] != "diverged" and run.info["hardware"] == here]
     specs = list(specs)
     data = {name: source_of(name).fingerprint for name in {spec.data for spec in specs}}
-    planned = {identity: spec for spec, identity, _ in (identify(spec, data[spec.data]) for spec in specs)}
-    missing = [spec for identity, spec in planned.items() if identity not in have]
+    planned = {}
+    for asked in specs:
+        spec, identity, _ = identify(asked, data[asked.data])
+        planned[identity] = asked, spec
+    missing = [
+        spec for identity, (asked, spec) in planned.items() if identity not in have and there(asked, store) is None
+    ]
     seconds, memory = [], []
     for spec in missing:
         like = _like(spec, past)

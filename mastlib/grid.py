@@ -31,9 +31,10 @@ from mastlib.experiments import EXPERIMENTS
 from mastlib.files import outputs_dir, write_text
 from mastlib.forecast import Forecast, forecast
 from mastlib.runs import RunStore
+from mastlib.shipped import there
 from mastlib.signals import noted
 from mastlib.spec import RunSpec
-from mastlib.study import tier_pools
+from mastlib.study import seeded, tier_pools
 from mastlib.tiers import TIERS, Tier
 from mastlib.training import code_of, identify
 
@@ -112,11 +113,9 @@ def grid(root: Path, tier: str, given: Given) -> Grid:
         if chapter.short in EXPERIMENTS:
             arms = EXPERIMENTS[chapter.short]
             settings = {name: chapter.values[name] for name in inspect.signature(arms).parameters}
-            for arm, spec in arms(**settings).items():
-                for seed in chapter.values["seeds"]:
-                    one = spec.replace(seed=seed)
-                    row = rows.setdefault(one, Row(_slug(f"{chapter.short[:2]} {arm} {seed}"), arm, one))
-                    mine.append(row.name)
+            for (arm, seed), spec in seeded(arms(**settings), chapter.values["seeds"]).items():
+                row = rows.setdefault(spec, Row(_slug(f"{chapter.short[:2]} {arm} {seed}"), arm, spec))
+                mine.append(row.name)
         needs[chapter.short] = tuple(mine)
     return Grid(tier, tuple(rows.values()), needs, {chapter.short: chapter.key for chapter in chapters})
 
@@ -233,7 +232,7 @@ def _gpus() -> list[str]:
 
 
 def _missing(spec: RunSpec) -> bool:
-    return RunStore().finished(identify(spec)[1]) is None
+    return there(spec) is None
 
 
 def _log(planned: Grid, row: Row) -> Path:

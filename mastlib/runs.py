@@ -34,6 +34,7 @@ from mastlib.spec import RunSpec
 
 FINISHED = ("ok", "collapsed", "diverged")  # statuses of a run that came to an end; "interrupted" is the fourth
 PARTS = ("backbone", "method")
+RECORDED = ("spec.json", "metrics.csv")  # the files that a record has for sure
 RESUME = "resume"  # folder of checkpoints in a run that is being made
 
 
@@ -62,7 +63,8 @@ class OtherVersion(InputError):
 class Run:
     """A finished run: `info` is run.json (status, versions, device, seed, times, ...); files are read on demand.
 
-    Everything read is checked against the sha256 in run.json; raises InputError that names a damaged file.
+    Everything read is checked against the sha256 in run.json; raises InputError that names a damaged file. A *record* is a run
+    that came here without (all of) its weights, as `info["record"]` says.
     """
 
     id: str
@@ -75,6 +77,12 @@ class Run:
         text = _verified(self.folder / "metrics.csv", self.info)
         return pd.read_csv(io.BytesIO(text), float_precision="round_trip") if text else pd.DataFrame()
 
+    def has(self, part: str) -> bool:
+        """Whether the weights of `part` are here, which only a record may lack."""
+        return (
+            not self.info.get("record") or (self.folder / f"{check_choice('part', part, PARTS)}.safetensors").is_file()
+        )
+
     def weights(self, part: str) -> dict[str, Tensor]:
         """The state dict of "backbone" (what transfers) or of "method" (all of it), on the CPU."""
         name = check_choice("part", part, PARTS) + ".safetensors"
@@ -82,7 +90,7 @@ class Run:
 
     def verify(self) -> None:
         """Hash every file anew; raises InputError that names the first one that is damaged."""
-        for name in self.info["files"]:
+        for name in _here(self.folder, self.info):
             _verified(self.folder / name, self.info)
 
 
@@ -149,8 +157,9 @@ class RunStore:
     def writer(self, identity: str, spec: RunSpec, *, data: str, closure: Mapping[str, str]) -> Iterator[RunWriter]:
         """The only writer of a run, among all processes that share this folder; others wait here for it to end.
 
-        Where the run is there by then, `writer.finished` is that run and nothing is to be done. If the block fails or
-        ends without `finish`, the working folder's run.json says "interrupted", and the next writer goes on from its checkpoint.
+        Where the run is there by then with its weights, `writer.finished` is that run and nothing is to be done. If the block
+        fails or ends without `finish`, the working folder's run.json says "interrupted", and the next writer goes on from its
+        checkpoint.
         Raises InputError where the disk is full or cannot be written.
         """
         if identity != run_id(spec, data, closure):
@@ -175,7 +184,8 @@ class RunWriter:
         self, store: RunStore, identity: str, spec: RunSpec, data: str, closure: Mapping[str, str], held: Held
     ) -> None:
         self.target, self.folder = store.folder(identity), store.working(identity)
-        self.finished, self.held = store.finished(identity), held
+        there = store.finished(identity)
+        self.finished, self.held = there if there and all(map(there.has, PARTS)) else None, held
         self._columns: list[str] | None = None
         self._begun = time.monotonic()
         if self.finished is not None:
@@ -257,8 +267,10 @@ class RunWriter:
         self._end(status, **{"seconds": time.monotonic() - self._begun, **info, "files": files})
         with disk(self.target):
             shutil.rmtree(self.folder / RESUME, ignore_errors=True)
-            if self.target.exists():
-                shutil.rmtree(self.target)  # a damaged run, which this one replaces
+            if self.target.exists():  # a damaged run, or a record, which this one replaces
+                if _same_weights(self.target, files):
+                    (self.target / "tasks").rename(self.folder / "tasks")  # rows of these very weights
+                shutil.rmtree(self.target)
             self.folder.rename(self.target)
         self.finished = _read(self.target)
         return self.finished
@@ -278,8 +290,8 @@ def _read(folder: Path) -> Run:
     """The run in `folder`; raises InputError that names what is missing or damaged, OtherVersion if settings are not today's."""
     try:
         info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        for name, facts in info["files"].items():
-            if (folder / name).stat().st_size != facts["bytes"]:
+        for name in _here(folder, info):
+            if (folder / name).stat().st_size != info["files"][name]["bytes"]:
                 raise InputError(f"{folder / name} is damaged (its size is not the recorded one)")
         spec = json.loads(_verified(folder / "spec.json", info))
         if info["status"] not in FINISHED or _identity(spec, info["data"], info["code"]) != folder.name:
@@ -294,6 +306,23 @@ def _read(folder: Path) -> Run:
         return Run(folder.name, folder, RunSpec.from_dict(spec), info)
     except InputError as error:
         raise OtherVersion(f"{folder.name} is of another version of mastlib: {error}") from None
+
+
+def _here(folder: Path, info: Mapping[str, Any]) -> list[str]:
+    """The run's files, without the weights that a record lacks."""
+    record = info.get("record")
+    return [name for name in info["files"] if not record or name in RECORDED or (folder / name).is_file()]
+
+
+def _same_weights(folder: Path, files: Mapping[str, Any]) -> bool:
+    """Whether the run in `folder` has the weights of `files`, and rows of tasks."""
+    try:
+        there = json.loads((folder / "run.json").read_text(encoding="utf-8"))["files"]
+        return (folder / "tasks").is_dir() and all(
+            there[f"{p}.safetensors"] == files[f"{p}.safetensors"] for p in PARTS
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _verified(path: Path, info: Mapping[str, Any]) -> bytes:

@@ -21,6 +21,7 @@ from mastlib.forecast import forecast
 from mastlib.models.backbones import build_backbone
 from mastlib.remembered import remembered
 from mastlib.runs import Run
+from mastlib.shipped import there
 from mastlib.spec import RunSpec
 from mastlib.tiers import TIERS
 from mastlib.training import fit
@@ -39,9 +40,10 @@ class Model:
 
     @property
     def identity(self) -> str:
-        """The run's id; of random weights, what they are made from."""
-        spec = self.spec
-        return self.run.id if self.run else f"random {spec.backbone} {spec.width} {spec.stem} {self.seed}"
+        """The run's id and what its backbone's sha256 begins with; of random weights, what they are made from."""
+        if self.run:
+            return f"{self.run.id} {self.run.info['files']['backbone.safetensors']['sha256'][:16]}"
+        return f"random {self.spec.backbone} {self.spec.width} {self.spec.stem} {self.seed}"
 
     def backbone(self) -> nn.Module:
         """The frozen backbone on the CPU, in evaluation mode."""
@@ -126,6 +128,15 @@ def untrained(spec: RunSpec, seed: int) -> nn.Module:
         return build_backbone(spec.backbone, spec.width, spec.stem)
 
 
+def seeded(arms: Mapping[str, RunSpec], seeds: Sequence[int]) -> dict[tuple[str, int], RunSpec]:
+    """The spec of each (arm, seed): the seed is added to the arm's own. Raises InputError for a seed that is no natural number."""
+    return {
+        (arm, seed): spec.replace(seed=spec.seed + check_int("seed", seed, 0))
+        for arm, spec in arms.items()
+        for seed in seeds
+    }
+
+
 def run_study(
     arms: Mapping[str, RunSpec], seeds: Sequence[int], tier: str, tasks: Sequence[str] | None = None
 ) -> Study:
@@ -143,9 +154,7 @@ def run_study(
         )
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"seeds = {list(seeds)} cannot be used; accepted: one or more different integers")
-    planned = {
-        (arm, check_int("seed", seed, 0)): spec.replace(seed=seed) for arm, spec in arms.items() for seed in seeds
-    }
+    planned = seeded(arms, seeds)
     print(forecast(planned.values()), file=sys.stderr, flush=True)  # beside the progress bars, which no page shows
     size = shared.pop()[-1]
     pools, grid = tier_pools(tier, size, tasks), tier_grid(tier)
@@ -159,12 +168,12 @@ def run_study(
         )  # fmt: skip
         parts.append(rows.assign(arm=RANDOM, run_id="", seed=seed, status="ok"))
     for (arm, seed), spec in planned.items():
-        run = runs[arm, seed] = fit(spec)
+        run = runs[arm, seed] = there(spec) or fit(spec)
         if run.info["status"] == "diverged":
             left_out.append(f"{arm}, seed {seed}: diverged, {run.info['reason']}")
             continue
         rows = evaluate(run, tasks, pools, grid)
-        parts.append(rows.assign(arm=arm, status=run.info["status"]))
+        parts.append(rows.assign(arm=arm, seed=seed, status=run.info["status"]))
     return Study(runs, pd.concat(parts, ignore_index=True), left_out)
 
 

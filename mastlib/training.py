@@ -29,7 +29,7 @@ from mastlib.optim import build_optimizer, learning_rate, peak_lr, set_learning_
 from mastlib.precision import resolve
 from mastlib.progress import bar
 from mastlib.resume import Keeper
-from mastlib.runs import Run, RunStore, RunWriter, run_id
+from mastlib.runs import PARTS, Run, RunStore, RunWriter, run_id
 from mastlib.signals import noted
 from mastlib.spec import RunSpec
 
@@ -85,8 +85,9 @@ def fit(
     checkpoint_seconds: float = 180.0,
     devices: int = 1,
     held_bytes: float = HELD_BYTES,
+    whole: bool = False,
 ) -> Run:
-    """The finished run of `spec`: read from the store if it is there, trained if not.
+    """The finished run of `spec`: read from the store if it is there, trained if not; a record is trained if `whole`.
 
     A run that was ended goes on from its last checkpoint, made every `checkpoint_seconds` (0: after every step), at the end of
     epochs, and on SIGINT and SIGTERM, which stop it after the step that runs; it ends with the bits that it would have had.
@@ -106,7 +107,7 @@ def fit(
     spec, identity, _ = identify(spec, source.fingerprint)
     store = store or RunStore()
     finished = store.finished(identity)
-    if finished is not None:
+    if finished is not None and (not whole or all(map(finished.has, PARTS))):
         return finished
     if devices > 1:
         launch(spec, store, devices, progress, checkpoint_seconds, held_bytes)
@@ -115,6 +116,13 @@ def fit(
     run = store.finished(identity)
     assert run is not None
     return run
+
+
+def weights_of(run: Run, part: str) -> dict[str, Tensor]:
+    """`run.weights(part)`; a record that came without them is trained first, in the store that it lies in."""
+    if not run.has(part):
+        run = fit(run.spec, store=RunStore(run.folder.parent), whole=True)
+    return run.weights(part)
 
 
 def check_devices(spec: RunSpec, devices: int) -> None:

@@ -50,7 +50,9 @@ def test_arms_differ_in_what_they_are_compared_for():
     assert gone == {f"without {name}": (name,) for name in ("crop", "flip", "color", "grayscale", "blur")}
     assert list(compared(everything).columns) == ["without"]
     families = EXPERIMENTS["08_why_transfer"](**{name: MOCO[name] for name in ("tier", "host", "overrides")})
-    assert [spec.augmentations for spec in families.values()] == ["default", "spatial", "appearance", "default"]
+    assert [spec.augmentations for spec in families.values()] == ["default", "spatial", "appearance", *["default"] * 3]
+    twins = [families[name] for name in ("default", "default, twin 1", "default, twin 2")]
+    assert len({twin.seed for twin in twins}) == 3 and len({twin.replace(seed=0) for twin in twins}) == 1
     assert families["supervised"].host == "supervised" and families["spatial"].host == "moco"
     for arms in EXPERIMENTS.values():
         given = {name: MOCO[name] for name in inspect.signature(arms).parameters}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -37,18 +39,20 @@ def study():
 
 @pytest.fixture(scope="module")
 def found(study):
-    return families.invariances(study, images=16, objects=4)
+    return families.invariances(study, images=16, objects=4, arms=[*experiments.FAMILIES, RANDOM])
 
 
-def test_every_backbone_is_there_with_its_own_weights(study):
-    every = {(arm, seed): backbone for arm, seed, backbone in families.backbones(study)}
-    assert list(every) == [(arm, s) for arm in experiments.FAMILIES for s in range(3)] + [(RANDOM, s) for s in range(3)]
+def test_every_network_is_there_with_its_own_weights(study):
+    every = {(model.arm, model.seed): model.backbone() for model in study.models()}
+    arms = [*experiments.FAMILIES, *experiments.TWINS, RANDOM]
+    assert list(every) == [(arm, seed) for arm in arms for seed in range(3)]
     images = torch.rand(4, 3, 16, 16)
     features = [extract(backbone, images) for backbone in every.values()]
     assert all(not torch.equal(a, b) for i, a in enumerate(features) for b in features[:i])
     spec = study.runs["spatial", 1].spec
     assert torch.equal(extract(every[RANDOM, 1], images), extract(untrained(spec, 1), images))
     assert torch.equal(extract(every["spatial", 1], images), extract(load_backbone(study.runs["spatial", 1]), images))
+    assert [model.arm for model in study.models(["spatial"])] == ["spatial"] * 3
 
 
 def test_invariances_are_of_each_backbone_and_change(found):
@@ -68,7 +72,8 @@ def test_groups_are_of_all_seeds_and_changes(found):
     assert table.loc[("spatial", "spatial")].tolist() == pytest.approx(expected)
 
 
-def test_fusions_are_as_wide_as_all_of_them_and_wide_has_other_seeds_of_one(study, monkeypatch):
+def test_fusions_are_as_wide_as_all_of_them_and_wide_has_twins_of_one(study, monkeypatch, tmp_path):
+    monkeypatch.setattr("mastlib.remembered.outputs_dir", lambda: tmp_path)
     seen = []
 
     def keep(backbone, pools, tasks, grid):
@@ -76,19 +81,35 @@ def test_fusions_are_as_wide_as_all_of_them_and_wide_has_other_seeds_of_one(stud
         return pd.DataFrame({"task": ["category"], "metric": ["mean_recall"], "value": [0.5]})
 
     monkeypatch.setattr(families, "evaluate_backbone", keep)
-    rows = families.fusions(study, experiments.FAMILIES, "smoke")
-    assert rows[["arm", "seed"]].to_numpy().tolist() == [[arm, seed] for seed in range(3) for arm in ("fused", "wide")]
+    rows = families.fusions(study, experiments.FAMILIES, experiments.TWINS, "smoke")
+    assert rows[["arm", "seed"]].to_numpy().tolist() == [[arm, seed] for arm in ("fused", "wide") for seed in range(3)]
     images = torch.rand(8, 3, 16, 16)
-    one = extract(load_backbone(study.runs["default", 0]), images)
-    assert all(extract(fused, images).shape == (8, 3 * one.shape[1]) for fused in seen)
     parts = [[extract(part, images) for part in fused.backbones] for fused in seen]
-    assert torch.equal(parts[0][0], one) and torch.equal(parts[1][0], one)
-    default = [extract(load_backbone(study.runs["default", s]), images) for s in range(3)]
-    for s in range(3):
-        assert all(torch.equal(part, default[(s + k) % 3]) for k, part in enumerate(parts[2 * s + 1]))
-        assert torch.equal(parts[2 * s][1], extract(load_backbone(study.runs["spatial", s]), images))
-    two = families.fusions(study, experiments.FAMILIES[:2], "smoke")
-    assert set(two["arm"]) == {"fused", "wide"}
+    assert all(
+        extract(fused, images).shape == (8, sum(p.shape[1] for p in part))
+        for fused, part in zip(seen, parts, strict=True)
+    )
+    of = {key: extract(load_backbone(run), images) for key, run in study.runs.items()}
+    for seed in range(3):
+        for found, arms in ((parts[seed], experiments.FAMILIES), (parts[3 + seed], ("default", *experiments.TWINS))):
+            assert all(torch.equal(part, of[arm, seed]) for part, arm in zip(found, arms, strict=True))
+    wide = [part for fusion in parts[3:] for part in fusion]
+    assert all(not torch.equal(a, b) for i, a in enumerate(wide) for b in wide[:i]), "no network counts twice"
+    families.fusions(study, experiments.FAMILIES, experiments.TWINS, "smoke")
+    assert len(seen) == 6, "remembered"
+
+
+def test_a_fusion_that_lacks_one_of_its_arms_is_left_out(study, monkeypatch, tmp_path):
+    monkeypatch.setattr("mastlib.remembered.outputs_dir", lambda: tmp_path)
+    monkeypatch.setattr(
+        families,
+        "evaluate_backbone",
+        lambda *_: pd.DataFrame({"task": ["category"], "metric": ["mean_recall"], "value": [0.5]}),
+    )
+    less = dataclasses.replace(study, runs={key: run for key, run in study.runs.items() if key != ("spatial", 1)})
+    rows = families.fusions(less, experiments.FAMILIES, experiments.TWINS, "smoke")
+    assert list(rows.loc[rows["arm"] == "fused", "seed"]) == [0, 2]
+    assert families.fusions(study, ["absent"], [], "smoke").empty
 
 
 def test_tables_of_evidence_are_what_claims_read(study, found):

@@ -45,9 +45,21 @@ def test_what_goes_into_a_table_is_part_of_its_key(made, change):
 def test_a_failed_measurement_leaves_nothing(made, tmp_path):
     with pytest.raises(ZeroDivisionError):
         remembered("table", "run", lambda: TABLE.assign(value=1 / 0), code="mastlib.stats")
-    assert not list(tmp_path.rglob("*.csv"))
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_another_name_is_refused(made):
     with pytest.raises(InputError, match="name = '../a' cannot be used"):
         made(name="../a")
+
+
+def test_a_table_that_was_shipped_is_read_and_not_made(made, monkeypatch, tmp_path):
+    made()
+    (tmp_path / "laptop").mkdir()
+    (tmp_path / "measured").rename(tmp_path / "laptop" / "measured")
+    monkeypatch.setenv("MASTLIB_REFERENCE", str(tmp_path))
+    monkeypatch.setenv("MASTLIB_OUTPUTS", str(tmp_path / "elsewhere"))
+    found, asked = made()
+    assert asked == 0
+    pd.testing.assert_frame_equal(found, TABLE, check_exact=True)
+    assert made(images=3)[1] == 1

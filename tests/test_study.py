@@ -38,6 +38,7 @@ def test_a_diverged_run_is_named_and_left_out(monkeypatch):
         return run
 
     monkeypatch.setattr(study, "fit", fit)
+    monkeypatch.setattr(study, "there", lambda spec: None)
     result = run_study({"a": RunSpec(**TINY)}, [0, 1], "smoke", tasks=["tone"])
     assert result.left_out == ["a, seed 1: diverged, step 3: loss not finite"]
     assert set(result.rows[result.rows["arm"] == "a"]["seed"]) == {0}

@@ -21,6 +21,7 @@ from mastlib.methods.base import Method
 from mastlib.models.backbones import normalise
 from mastlib.models.staged import staged
 from mastlib.runs import Run
+from mastlib.training import weights_of
 
 TEMPERATURE = 0.2
 METRICS = ("infonce", "positive", "negative", "difference")
@@ -148,7 +149,7 @@ def layer_sensitivity(
     # Each once, or it would be added up twice.
     names = dict.fromkeys(check_choice("augmentation", name, ops) for name in augmentations or ops)
     scales = dict.fromkeys(check_float("strength", strength, 0.01, STRONGEST) for strength in strengths)
-    method = trained_method(run, len(run.weights("method").get("classifier.bias", ())))
+    method = trained_method(run, len(weights_of(run, "method").get("classifier.bias", ())))
     teller, draw = Teller(run), torch.Generator().manual_seed(seed)
     of = {name: torch.Generator().manual_seed(seed) for name in names}  # none depends on which others are asked for
     parts = torch.randperm(len(images), generator=draw).split(batch)[: len(images) // batch]

@@ -19,6 +19,7 @@ from mastlib.augment.pipeline import Pipeline
 from mastlib.errors import InputError, check_int, refuse
 from mastlib.methods.masks import masks_of, overlap
 from mastlib.runs import Run
+from mastlib.training import weights_of
 
 CHOSEN = 0.5  # a mask's entry from which on its dimension counts as one of the subspace
 
@@ -30,7 +31,7 @@ def read_masks(run: Run) -> Tensor:
     """
     if run.spec.awareness != "mast":
         raise refuse("run", run.id, f"a run with awareness = 'mast' (this one has {run.spec.awareness!r})")
-    return masks_of(run.spec.mask_type, run.weights("method")["aware.masks.raw"])
+    return masks_of(run.spec.mask_type, weights_of(run, "method")["aware.masks.raw"])
 
 
 def groups_of(pipeline: Pipeline) -> dict[str, str]:

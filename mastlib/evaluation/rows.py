@@ -24,6 +24,7 @@ from mastlib.files import write_text
 from mastlib.progress import bar
 from mastlib.runs import Run
 from mastlib.stats import Interval
+from mastlib.training import weights_of
 from mastlib.transfer import backbone_of
 
 OF_BACKBONE = (DETECTION, SEGMENTATION)  # kinds that need more than frozen features
@@ -123,7 +124,7 @@ def evaluate_features(
 def load_backbone(run: Run) -> nn.Module:
     """The run's frozen backbone on the CPU, in evaluation mode; InputError for a damaged file."""
     backbone = backbone_of(run.spec)
-    backbone.load_state_dict(run.weights("backbone"))
+    backbone.load_state_dict(weights_of(run, "backbone"))
     return backbone.eval().requires_grad_(False)
 
 

@@ -15,6 +15,7 @@ from mastlib.evaluation.masks import read_masks
 from mastlib.methods import build_method
 from mastlib.methods.base import Method
 from mastlib.runs import Run
+from mastlib.training import weights_of
 
 BATCH = 256
 
@@ -24,7 +25,7 @@ def trained_method(run: Run, classes: int = 0) -> Method:
     names = run.info["augmentations"]
     with torch.random.fork_rng(devices=[]):
         method = build_method(run.spec, names, classes)
-    method.load_state_dict(run.weights("method"), strict=True)
+    method.load_state_dict(weights_of(run, "method"), strict=True)
     return method.eval()
 
 

@@ -22,51 +22,44 @@ from mastlib.ledger.verdicts import Effect, decide
 #: Tables that claims read -> their columns. `arm` is what is compared; `value` of tasks the score.
 EVIDENCE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "removal": ("arm", "seed", "task", "value"),  # "all", or the augmentation that was left out
-        "masked": (
-            "arm",
-            "seed",
-            "task",
-            "value",
-        ),  # host and mast, with 5 and 15, mast also "sure" (no uncertainty); looc
-        "overlap": (
-            "arm",
-            "seed",
-            "value",
-        ),  # of two augmentations, "color, crop"; "unique", "shared", "within", "between"
-        "variation": ("arm", "seed", "augmentation", "value"),  # arm: a subspace, or "full space"; 0 is invariant
-        "ablation": ("arm", "seed", "task", "value"),  # "full space", and "only " each subspace
-        "cues": (
-            "arm",
-            "seed",
-            "cue",
-            "badge",
-            "value",
-        ),  # host and mast; "clean": mast that was trained without badges
-        "cost": ("arm", "measure", "value", "low", "high"),  # ratios to the host; of looc to mast
-        "strength": ("arm", "seed", "value"),  # augmentation: Spearman's of its strength and its subspace's uncertainty
-        "difficulty": (
-            "arm",
-            "seed",
-            "augmentation",
-            "value",
-        ),  # "neighbours", "probe", "loss": Spearman's with uncertainty
-        "targets": ("arm", "seed", "task", "value"),  # AugSelf's: "none", "crop", "color", "crop+color"
-        "hosts": ("arm", "seed", "host", "task", "value"),  # "plain", "augself", "cassle"
-        "neighbours": (
-            "arm",
-            "seed",
-            "host",
-            "measure",
-            "value",
-        ),  # "hue precision", higher is better; "colour distance", lower
-        "information": ("arm", "seed", "strength", "value"),  # "plain", "augself": nats, by strength of the jitter
-        "told": ("arm", "seed", "value"),  # "right", "wrong", "resampled": mean cosine of two views
-        "layers": ("arm", "seed", "layer", "augmentation", "value"),  # "plain", "cassle": InfoNCE over its floor
-        "modes": ("arm", "seed", "task", "value"),  # CASSLE's modes of conditioning
-        "synthetic": ("arm", "seed", "group", "transform", "value"),  # default, spatial, appearance, random: cosine
-        "intrinsic": ("arm", "seed", "group", "change", "value"),  # the same, by what truly changed
-        "families": ("arm", "seed", "task", "value"),  # the same with scores; "fused", and "wide" of the same width
+        # "all", or the augmentation that was left out
+        "removal": ("arm", "seed", "task", "value"),
+        # host and mast, with 5 and 15, mast also "sure" (no uncertainty); looc
+        "masked": ("arm", "seed", "task", "value"),
+        # of two augmentations, "color, crop"; "unique", "shared", "within", "between"
+        "overlap": ("arm", "seed", "value"),
+        # arm: a subspace, or "full space"; 0 is invariant
+        "variation": ("arm", "seed", "augmentation", "value"),
+        # "full space", and "only " each subspace
+        "ablation": ("arm", "seed", "task", "value"),
+        # host and mast; "clean": mast that was trained without badges
+        "cues": ("arm", "seed", "cue", "badge", "value"),
+        # ratios to the host; of looc to mast
+        "cost": ("arm", "measure", "value", "low", "high"),
+        # augmentation: Spearman's of its strength and its subspace's uncertainty
+        "strength": ("arm", "seed", "value"),
+        # "neighbours", "probe", "loss": Spearman's with uncertainty
+        "difficulty": ("arm", "seed", "augmentation", "value"),
+        # AugSelf's: "none", "crop", "color", "crop+color"
+        "targets": ("arm", "seed", "task", "value"),
+        # "plain", "augself", "cassle"
+        "hosts": ("arm", "seed", "host", "task", "value"),
+        # "hue precision", higher is better; "colour distance", lower
+        "neighbours": ("arm", "seed", "host", "measure", "value"),
+        # "plain", "augself": nats, by strength of the jitter
+        "information": ("arm", "seed", "strength", "value"),
+        # "right", "wrong", "resampled": mean cosine of two views
+        "told": ("arm", "seed", "value"),
+        # "plain", "cassle": InfoNCE over its floor
+        "layers": ("arm", "seed", "layer", "augmentation", "value"),
+        # CASSLE's modes of conditioning
+        "modes": ("arm", "seed", "task", "value"),
+        # default, spatial, appearance, random: cosine
+        "synthetic": ("arm", "seed", "group", "transform", "value"),
+        # the same, by what truly changed
+        "intrinsic": ("arm", "seed", "group", "change", "value"),
+        # the same with scores; "fused", and "wide" of the same width
+        "families": ("arm", "seed", "task", "value"),
     }
 )
 
@@ -83,12 +76,12 @@ class Claim:
     effects: Callable[[Tables], list[Effect]]
 
 
-COLUMNS = ["claim", "source", "says", "verdict", "what", "effect", "low", "high", "n", "unit", "test"]
+COLUMNS = ["claim", "source", "says", "verdict", "what", "effect", "low", "high", "n", "level", "unit", "test"]
 NOT_MEASURED = "not measured"
 
 
 def ledger(tables: Tables) -> pd.DataFrame:
-    """A row for each claim: COLUMNS, with the effect that decides it (`what`), its 95% interval and its unit.
+    """A row for each claim: COLUMNS, with the effect that decides it (`what`), its interval at the `level` that decides, its unit.
 
     Where a table that it needs, or what it needs of one, is not there, the verdict is "not measured".
     Raises InputError for a table that is not in EVIDENCE, lacks a column, or has a row twice.
@@ -111,10 +104,10 @@ def _row(claim: Claim, tables: Tables) -> tuple[object, ...]:
     try:
         if missing:
             raise Nothing(f"no table {missing[0]}")
-        verdict, one, found = decide(claim.effects(tables))
+        verdict, one, found, level = decide(claim.effects(tables))
     except Nothing as why:
-        return (*head, NOT_MEASURED, str(why), math.nan, math.nan, math.nan, 0, "", claim.test)
-    return (*head, verdict, one.what, *found, one.unit, claim.test)
+        return (*head, NOT_MEASURED, str(why), math.nan, math.nan, math.nan, 0, math.nan, "", claim.test)
+    return (*head, verdict, one.what, *found, level, one.unit, claim.test)
 
 
 _MAST, _AUGSELF, _CASSLE, _WHY = "MAST", "AugSelf", "CASSLE", "Why do self-supervised models transfer?"
@@ -176,7 +169,7 @@ CLAIMS = (
           ("hosts",), effects.on_every_host("augself")),
     Claim("A5", _AUGSELF, "AugSelf helps few-shot classification.",
           "Its mean change over hosts and few-shot tasks is above 0.",
-          ("hosts",), effects.on_tasks("few-shot", effects.FEW_SHOT)),
+          ("hosts",), effects.on_tasks("few-shot", effects.FEW_SHOT_TASKS)),
     Claim("A6", _AUGSELF, "AugSelf lowers the error of localisation.",
           "Its mean change of the overlap with the true box, over hosts, is above 0.",
           ("hosts",), effects.on_tasks("localisation", frozenset({"localisation"}))),

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mastlib.changes import Nothing, change, over
-from mastlib.evaluation.tasks import TASK_GROUPS
+from mastlib.evaluation.tasks import FEW_SHOT, TASK_GROUPS, get_task, list_tasks
 from mastlib.ledger.verdicts import (
     CORRELATION,
     COSINE,
@@ -34,7 +34,7 @@ Tables = Mapping[str, pd.DataFrame]
 
 COLOUR, PLACE, RECOGNITION = (frozenset(TASK_GROUPS[name]) for name in ("colour", "place and size", "recognition"))
 POSE = PLACE | {*TASK_GROUPS["orientation"]}
-FEW_SHOT = frozenset({"few_shot", "few_shot_kind"})
+FEW_SHOT_TASKS = frozenset(task.name for task in map(get_task, list_tasks()) if task.kind == FEW_SHOT)
 POSE_LATENTS, COLOUR_LATENTS = {"position", "scale", "rotation"}, {"hue_shift", "light_hue", "background_hue"}
 FINE_GRAINED = "species"
 DEAR = 1.25  # times the host's cost, from which on it is no longer "about" the same

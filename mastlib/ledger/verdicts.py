@@ -34,11 +34,12 @@ class Effect:
 
 
 class Decision(NamedTuple):
-    """The verdict on a claim, and the effect that decides it with its 95% interval."""
+    """The verdict on a claim, the effect that decides it, and its interval at the level at which it decides."""
 
     verdict: str
     effect: Effect
     found: Interval
+    level: float
 
 
 class Unit(NamedTuple):
@@ -73,10 +74,10 @@ def decide(effects: Sequence[Effect], level: float = 0.95) -> Decision:
     """
     if not effects:
         raise Nothing("no effect was measured")
-    found = [one.at(level) for one in effects]
-    wide = [one.at(1 - (1 - level) / len(effects)) for one in effects]
-    refuted = [one for one, its in zip(effects, wide, strict=True) if its.high < one.least]
-    reproduced = all(its.low > one.bar for one, its in zip(effects, found, strict=True))
+    wider = 1 - (1 - level) / len(effects)
+    found = [(one, one.at(level)) for one in effects]
+    refuted = [(one, its) for one in effects if (its := one.at(wider)).high < one.least]
+    reproduced = all(its.low > one.bar for one, its in found)
     verdict = REPRODUCED if reproduced else NOT_REPRODUCED if refuted else UNDECIDED
 
     def height(pair: tuple[Effect, Interval]) -> float:
@@ -85,8 +86,9 @@ def decide(effects: Sequence[Effect], level: float = 0.95) -> Decision:
         above = (its.low - one.bar) / (one.least - one.bar or 1.0)
         return -math.inf if math.isnan(above) else above
 
-    among = [pair for pair in zip(effects, found, strict=True) if verdict != NOT_REPRODUCED or pair[0] in refuted]
-    return Decision(verdict, *min(among, key=height))
+    if verdict == NOT_REPRODUCED:
+        return Decision(verdict, *min(refuted, key=height), wider)
+    return Decision(verdict, *min(found, key=height), level)
 
 
 def gain(

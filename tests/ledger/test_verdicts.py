@@ -37,6 +37,17 @@ def test_a_claim_of_more_needs_an_interval_above_nothing():
     assert one(0.05, -0.01, 0.11) == one(0.05, np.nan, np.nan) == UNDECIDED
 
 
+def test_the_interval_that_is_shown_is_the_one_that_decides():
+    def of(mean, half):
+        return effect(f"{mean}", lambda level: Interval(mean, mean - half * level**9, mean + half * level**9, 3), SCORE)
+
+    refuted = decide([of(-0.05, 0.04), of(0.2, 0.1)])
+    assert refuted.verdict == NOT_REPRODUCED and refuted.level == pytest.approx(0.975)
+    assert refuted.found == refuted.effect.at(0.975) and refuted.found.high < refuted.effect.least
+    for found in (decide([of(0.2, 0.1)]), decide([of(0.02, 0.1), of(0.2, 0.1)])):
+        assert found.level == 0.95 and found.found == found.effect.at(0.95)
+
+
 def test_a_claim_of_no_less_needs_an_interval_above_a_loss_of_a_point():
     assert one(0.0, -0.009, 0.009, True) == one(0.05, 0.01, 0.09, True) == REPRODUCED
     assert one(-0.05, -0.09, -0.01, True) == NOT_REPRODUCED
