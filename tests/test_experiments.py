@@ -43,7 +43,17 @@ def test_arms_differ_in_what_they_are_compared_for():
     for host in ("SimSiam", "MoCo"):
         pair = {name: spec for name, spec in rivals.items() if name.startswith(host)}
         assert len(pair) == 2 and list(compared(pair).columns) == ["awareness"]
-    assert EXPERIMENTS["06_subspaces"](**GIVEN)["MAST"] == mast["MAST"], "trained once for both chapters"
+    masks = EXPERIMENTS["06_mask_analysis"](**{**GIVEN, "augmentations": "extended15"})
+    first = mast["MAST"].replace(augmentations="extended15", uncertainty="reweight")
+    assert masks["MAST"] == first == EXPERIMENTS["07_uncertainty"](**{**GIVEN, "augmentations": "extended15"})["MAST"]
+    assert masks["MAST, five"] == first.replace(augmentations="standard5")
+    twice = {name: spec for name, spec in masks.items() if name.startswith("jitter twice")}
+    assert {spec.augmentations for spec in twice.values()} == {"jitter_twice"}
+    assert (
+        list(compared(twice).columns) == ["mask_diversity"] and masks["jitter twice, likeness free"].mask_diversity == 0
+    )
+    given = {**GIVEN, "overrides": {"epochs": 2, "uncertainty": "none"}}
+    assert all(spec.uncertainty == "none" for spec in EXPERIMENTS["06_mask_analysis"](**given).values())
     everything = EXPERIMENTS["03_motivation_ablation"](**MOCO)
     assert everything.pop("all") == rivals["MoCo"], "trained once for both chapters"
     gone = {arm: spec.without for arm, spec in everything.items()}
