@@ -37,7 +37,7 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def small(count: int = 2, **changes: object) -> Grid:
     """A grid of `count` runs that one chapter needs."""
     rows = tuple(Row(f"one-{seed}", "arm", TINY.replace(seed=seed, **changes)) for seed in range(count))
-    return Grid("smoke", rows, {"one": tuple(row.name for row in rows)}, {"one": "key"})
+    return Grid("smoke", rows, {"one": tuple(row.name for row in rows)}, {"one": ()}, {"one": "key"})
 
 
 def test_the_books_grid_has_every_run_once():

@@ -13,10 +13,11 @@ from mastlib.ledger.verdicts import SCORE
 
 def told(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of `claims.ledger` as text: claim, says, test, verdict, "decided by", effect, interval, n. Scores are in points."""
+    every: list[Any] = list(rows.itertuples())
     return pd.DataFrame(
         [
             (row.claim, row.says, row.test, row.verdict, row.what, *_spelled(row), "" if math.isnan(row.effect) else str(row.n))
-            for row in rows.itertuples()
+            for row in every
         ],
         columns=["claim", "says", "test", "verdict", "decided by", "effect", "interval", "n"],
     )  # fmt: skip
