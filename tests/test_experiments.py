@@ -62,7 +62,17 @@ def test_arms_differ_in_what_they_are_compared_for():
     assert mast["VICReg 5, no colour ops"].without == ("color", "grayscale")
     assert mast["MAST 5"].uncertainty == "reweight" and mast["MAST 5, badge 0.4"].badge == 0.4
     rivals = EXPERIMENTS["05_augself_cassle"](**RIVALS)
-    assert EXPERIMENTS["06_subspaces"](**GIVEN)["MAST"] in mast.values(), "trained once for both chapters"
+    masks = EXPERIMENTS["06_mask_analysis"](**{**GIVEN, "augmentations": "extended15"})
+    first = mast["MAST 15"]
+    assert masks["MAST"] == first == EXPERIMENTS["07_uncertainty"](**{**GIVEN, "augmentations": "extended15"})["MAST"]
+    assert masks["MAST, five"] == mast["MAST 5"], "trained once for three chapters"
+    twice = {name: spec for name, spec in masks.items() if name.startswith("jitter twice")}
+    assert {spec.augmentations for spec in twice.values()} == {"jitter_twice"}
+    assert (
+        list(compared(twice).columns) == ["mask_diversity"] and masks["jitter twice, likeness free"].mask_diversity == 0
+    )
+    given = {**GIVEN, "overrides": {"epochs": 2, "uncertainty": "none"}}
+    assert all(spec.uncertainty == "none" for spec in EXPERIMENTS["06_mask_analysis"](**given).values())
     everything = EXPERIMENTS["03_motivation_ablation"](**MOCO)
     assert everything.pop("all") == rivals["MoCo"] == mast["MoCo 5"], "trained once for three chapters"
     gone = {arm: spec.without for arm, spec in everything.items()}

@@ -20,7 +20,7 @@ from mastlib.tiers import TIERS
 from mastlib.training import fit
 
 ROOT, HERE = Path(__file__).parents[2], Path(__file__).parent
-CHAPTERS = ("04_mast_training", "06_subspaces", "05_augself_cassle")
+CHAPTERS = ("04_mast_training", "06_mask_analysis", "05_augself_cassle")
 SEEDS = [0, 1, 2] if os.environ.get("CI") else [0]  # all of it takes a Slurm of one machine ten minutes
 RUNS = (
     8 * len(SEEDS) + 5 + 4
