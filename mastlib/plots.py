@@ -297,6 +297,9 @@ def change_map(
     `text` labels the columns; numbers where `sure`, a matrix of bools, is true are bold with an asterisk.
     """
     figure, ax = plt.subplots(figsize=(WIDTH, 0.34 * len(values) + 0.8), layout="constrained")
+    if not values.notna().any(axis=None):
+        ax.set_axis_off()  # there is nothing to show
+        return figure
     limit = float(np.nanmax(np.abs(values.to_numpy())))
     sns.heatmap(
         values, annot=True, fmt=fmt, center=0, vmin=-limit, vmax=limit, ax=ax, cbar_kws={"label": label, "pad": 0.02},

@@ -90,6 +90,7 @@ def test_a_change_map_marks_what_is_sure_and_nothing_else():
     assert [t.get_text() for t in ax.texts] == ["+1.0", "-2.0*", "+3.0"] and ax.get_xlabel() == "task"
     assert [t.get_weight() for t in ax.texts] == ["normal", "bold", "normal"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["place and\nsize", "q"]
+    assert not plots.change_map(wide[:0], "points").axes[0].axison
 
 
 def test_lines_have_means_and_students_interval_over_seeds_in_panels():
