@@ -18,8 +18,9 @@ from mastlib.errors import check_choice
 from mastlib.evaluation.ablation import ablate, importance, masked_features
 from mastlib.evaluation.attribution import ObjectScenes, grad_cam, object_masks, pointing, subspace_energies
 from mastlib.evaluation.masks import CHOSEN, groups_of, kinship, read_masks
-from mastlib.evaluation.subspaces import invariance, run_pipeline
+from mastlib.evaluation.subspaces import invariance, own, run_pipeline
 from mastlib.evaluation.tasks import CLASSIFICATION, REGRESSION, get_task
+from mastlib.evaluation.whitening import FULL
 from mastlib.methods.masks import overlap
 from mastlib.remembered import remembered
 from mastlib.runs import Run
@@ -115,8 +116,18 @@ def relative(found: pd.DataFrame) -> pd.DataFrame:
     wide = found.pivot(index=["seed", "subspace"], columns="augmentation", values="value")
     names = [name for name in found["subspace"].unique() if name in wide]
     tables = [one.droplevel("seed") for _, one in wide.groupby("seed")]
-    parts = [one.loc[names, names] / one.loc["full space", names] for one in tables]
+    parts = [one.loc[names, names] / one.loc[FULL, names] for one in tables]
     return sum(parts[1:], parts[0]) / len(parts)
+
+
+def owned(found: pd.DataFrame) -> pd.DataFrame:
+    """What `subspaces.own` says of `variation`: a row for each seed and augmentation, of_row, of_column, ratio."""
+    wide = found.pivot(index=["seed", "subspace"], columns="augmentation", values="value")
+    names = [name for name in found["subspace"].unique() if name in wide]
+    tables = [
+        own(one.droplevel("seed").loc[[*names, FULL], names]).assign(seed=seed) for seed, one in wide.groupby("seed")
+    ]
+    return pd.concat(tables).rename_axis("augmentation").reset_index()
 
 
 def ablation(study: Study, arm: str, tier: str, draws: int = 1) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from mastlib.errors import InputError
 from mastlib.evaluation.ablation import ablate, masked_features
 from mastlib.evaluation.attribution import grad_cam, object_masks, pointing, subspace_energies
 from mastlib.evaluation.masks import read_masks
-from mastlib.evaluation.subspaces import invariance
+from mastlib.evaluation.subspaces import invariance, own
 from mastlib.evaluation.tasks import TASK_GROUPS, get_task
 from mastlib.masked import Learned
 from mastlib.methods.masks import overlap
@@ -109,6 +109,11 @@ def test_variation_is_the_invariance_of_each_run(study):
     shown = masked.relative(table)
     pd.testing.assert_frame_equal(shown, (ratios[0] + ratios[1]) / 2, check_names=False)
     assert list(shown.index) == list(shown.columns) == ["crop", "flip", "color", "grayscale", "blur"]
+    mine = masked.owned(table)
+    for seed, one in enumerate(expected):
+        pd.testing.assert_frame_equal(
+            mine[mine["seed"] == seed].set_index("augmentation").drop(columns="seed"), own(one), check_names=False
+        )
 
 
 def test_tasks_on_subspaces_are_those_of_the_analysis(study, monkeypatch):
