@@ -162,7 +162,7 @@ def machine() -> list[str | int]:
 
 
 def costs(
-    specs: Mapping[str, RunSpec], pairs: Mapping[str, tuple[str, str]], rounds: int = 8, steps: int = 4
+    specs: Mapping[str, RunSpec], pairs: Mapping[str, tuple[str, str]], rounds: int = 8, steps: int = 8
 ) -> pd.DataFrame:
     """`compare`, measured once on a machine."""
     return remembered(
