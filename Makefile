@@ -1,5 +1,6 @@
 # Every target sets up .venv by itself, and again only when pyproject.toml changes. Needs python3 >= 3.11 with venv.
-#   make book | grid | test | lab | bench | lint | env | clean      TIER=smoke|laptop|gpu|paper      PYTHON=python3.12
+#   make book | grid | test | lab | bench | lint | env | clean | reference | verify
+#   TIER=smoke|laptop|gpu|paper      PYTHON=python3.12      FRESH=1 (book: everything anew)      N=3 (verify: runs)
 PYTHON ?= python3
 TIER ?= laptop
 TIERS := smoke laptop gpu paper
@@ -11,15 +12,23 @@ ifneq ($(words $(TIER)) $(filter $(TIERS),$(TIER)),1 $(TIER))
 $(error TIER = $(TIER) cannot be used; accepted: $(TIERS))
 endif
 
-.PHONY: book grid test lab bench lint env clean
+.PHONY: book grid test lab bench lint env clean reference verify
 .DEFAULT_GOAL := book
 
 book: $(VENV)/.book
-	@$(RUN) -m mastlib.book --tier $(TIER)
+	@$(RUN) -m mastlib.book --tier $(TIER) $(if $(FRESH),--fresh)
 
 # What the book trains, a process for each run: JOBS at a time.
 grid: $(VENV)/.book
 	@$(RUN) -m mastlib.grid run --tier $(TIER) $(if $(JOBS),--jobs $(JOBS))
+
+# What ships with the package: of the runs that are there, those of the book at TIER.
+reference: $(VENV)/.book
+	@$(RUN) -m mastlib.reference make --tier $(TIER)
+
+# N of them trained again, and compared.
+verify: $(VENV)/.book
+	@$(RUN) -m mastlib.reference verify --tier $(TIER) -n $(or $(N),3)
 
 lab: $(VENV)/.book
 	@$(RUN) -m jupyterlab chapters

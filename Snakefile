@@ -27,7 +27,7 @@ if workflow.is_main_process:  # a job reads what this process laid out
     print(f"{TIER} tier: {planned.forecast()}", file=sys.stderr)
 
 PLAN = json.loads((FOLDER / "grid.json").read_text())
-NEEDS, SIZE = PLAN["needs"], PLAN["asked"]
+NEEDS, AFTER, SIZE = PLAN["needs"], PLAN["after"], PLAN["asked"]
 RUNS = sorted({run for runs in NEEDS.values() for run in runs})
 
 
@@ -62,6 +62,7 @@ rule chapter:
     input:
         FOLDER / "chapters" / "{chapter}.json",
         lambda wildcards: expand(FOLDER / "runs" / "{run}.done", run=NEEDS[wildcards.chapter]),
+        lambda wildcards: expand(FOLDER / "chapters" / "{one}.done", one=AFTER[wildcards.chapter]),
         prepared=ancient(FOLDER / "prepared.done"),
     output:
         FOLDER / "chapters" / "{chapter}.done",

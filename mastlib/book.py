@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -31,11 +32,15 @@ from IPython.core.inputtransformer2 import TransformerManager
 from mastlib.chapter import check_parameters, declared
 from mastlib.closure import closure_hash
 from mastlib.errors import InputError, check_choice
-from mastlib.files import outputs_dir, write_text
+from mastlib.files import outputs_dir, reference_dir, write_text
+from mastlib.ledger.kept import evidence_dir
 from mastlib.locks import alone
 from mastlib.methods import modules_of
 from mastlib.publish import BookError, make_html, stage
+from mastlib.schedule import Schedule
 from mastlib.tiers import TIERS
+
+PATIENCE = 120.0  # seconds after which chapters that are done are shown, while others are executed
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,17 @@ class Chapter:
         """Its name without the folder, as parameters are given to it."""
         return self.name.rpartition("/")[2]
 
+    @property
+    def title(self) -> str:
+        """Its first heading."""
+        found = re.search(r"^# (.+)$", "\n".join(cell.source for cell in self.notebook.cells), re.M)
+        return found[1] if found else self.short
+
+    @property
+    def reads_evidence(self) -> bool:
+        """Whether it reads what the other chapters hand over (`ledger.kept`), and so comes after them."""
+        return any(cell.cell_type == "code" and "handed_over(" in cell.source for cell in self.notebook.cells)
+
 
 Given = Mapping[str, Mapping[str, Any]]  # chapter -> parameters over its own
 
@@ -66,11 +82,26 @@ def build(root: Path, tier: str, given: Given | None = None) -> Path:
     """
     pages, chapters = plan(root, tier, given or {})
     outputs = outputs_dir()
+    source, html = outputs / "book" / "source", outputs / "book" / "html"
     with _alone(outputs / "book"):
-        made = {chapter.name: execute(chapter, tier) for chapter in chapters}
-        source = outputs / "book" / "source"
+        schedule = Schedule(tier, {chapter.short: chapter.values for chapter in chapters})
+        made, shown = {}, time.monotonic()
+        for chapter in chapters:
+            if _there(chapter, tier):
+                schedule.skip(chapter.short)
+        for place, chapter in enumerate(chapters):
+            if not _there(chapter, tier):
+                print(schedule, flush=True)
+            made[chapter.name] = execute(chapter, tier, schedule)
+            coming = [other for other in chapters[place + 1 :] if not _there(other, tier)]
+            if coming and time.monotonic() - shown > PATIENCE:
+                stage(
+                    root, tier, pages, made | _executed(chapters[place + 1 :], tier), source, _waiting(coming, schedule)
+                )
+                _show(source, html)
+                shown = time.monotonic()
         stage(root, tier, pages, made, source)
-        return make_html(source, outputs / "book" / "html")
+        return make_html(source, html)
 
 
 def plan(root: Path, tier: str, given: Given) -> tuple[list[Path], list[Chapter]]:
@@ -96,21 +127,65 @@ def find(chapters: Sequence[Chapter], short: str) -> Chapter:
     return named[check_choice("chapter", short, named)]
 
 
-def execute(chapter: Chapter, tier: str) -> Path:
+def execute(chapter: Chapter, tier: str, schedule: Schedule | None = None) -> Path:
     """The executed copy of the clean notebook; made now unless it was made from the same notebook, parameters, code and data.
 
-    Raises BookError that names chapter and cell; the partly executed copy then stays beside as `<name>.failed.ipynb`.
+    `schedule` learns how long it took. Raises BookError that names chapter and cell; the partly executed copy then stays beside as
+    `<name>.failed.ipynb`.
     """
-    target = outputs_dir() / "executed" / tier / f"{chapter.name}.ipynb"
+    target = _target(chapter, tier)
     with alone(target):
-        if target.is_file() and nbformat.read(target, as_version=4).metadata.get("mastlib_key") == chapter.key:
+        if _there(chapter, tier):
             print(f"{chapter.name}: nothing changed, not executed again", flush=True)
-        else:
-            _execute(chapter, target)
+            return target
+        schedule = schedule or Schedule(tier, {chapter.short: chapter.values})
+        with schedule.executing(chapter.short):
+            _execute(chapter, target, _key(chapter, tier))
     return target
 
 
-def _execute(chapter: Chapter, target: Path) -> None:
+def _target(chapter: Chapter, tier: str) -> Path:
+    return outputs_dir() / "executed" / tier / f"{chapter.name}.ipynb"
+
+
+def _key(chapter: Chapter, tier: str) -> str:
+    """The chapter's key; of one that reads evidence, with what there is of it."""
+    if not chapter.reads_evidence:
+        return chapter.key
+    texts = [path.read_text(encoding="utf-8") for path in sorted(evidence_dir(tier).glob("*.json"))]
+    return hashlib.sha256(json.dumps([chapter.key, *texts]).encode()).hexdigest()
+
+
+def _there(chapter: Chapter, tier: str) -> bool:
+    target = _target(chapter, tier)
+    return target.is_file() and nbformat.read(target, as_version=4).metadata.get("mastlib_key") == _key(chapter, tier)
+
+
+def _executed(chapters: Sequence[Chapter], tier: str) -> dict[str, Path]:
+    return {chapter.name: _target(chapter, tier) for chapter in chapters if _there(chapter, tier)}
+
+
+def _waiting(chapters: Sequence[Chapter], schedule: Schedule) -> dict[str, str]:
+    """Pages in place of `chapters` that are still to be executed, each with when it may be expected."""
+    pages = {}
+    for place, chapter in enumerate(chapters):
+        seconds = schedule.seconds([other.short for other in chapters[: place + 1]])
+        when = "" if seconds is None else f", in about {max(1, round(seconds / 60))} minutes"
+        pages[chapter.name] = (
+            f"# {chapter.title}\n\nThis chapter is still to be executed{when}. Load the page again then.\n"
+        )
+    return pages
+
+
+def _show(source: Path, html: Path) -> None:
+    """An early HTML of what there is; the book's last build is what counts, so a failure is told and no more."""
+    try:
+        make_html(source, html, strict=False)
+    except BookError as error:
+        print(f"the book cannot be shown yet: {error}", flush=True)
+
+
+def _execute(chapter: Chapter, target: Path, key: str) -> None:
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -129,7 +204,7 @@ def _execute(chapter: Chapter, target: Path) -> None:
                 progress_bar=False,
                 stderr_file=sys.stderr if sys.stderr.isatty() else None,  # bars are for people who watch
             )
-        made.metadata["mastlib_key"] = chapter.key
+        made.metadata["mastlib_key"] = key
         nbformat.write(made, partial)
         os.replace(partial, target)
     except (papermill.PapermillExecutionError, DeadKernelError) as error:
@@ -163,13 +238,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mastlib.book", description="Execute the chapters, build the book.")
     add_options(parser)
     parser.add_argument("--only", metavar="CHAPTER", help="execute this chapter, build no book")
+    parser.add_argument("--fresh", action="store_true", help="make everything anew, under outputs/fresh")
     chosen = parser.parse_args(arguments)
     try:
-        if chosen.only is not None:
-            _, chapters = plan(chosen.book, chosen.tier, given_by(chosen.parameter))
-            print(execute(find(chapters, chosen.only), chosen.tier))
-        else:
-            print(build(chosen.book, chosen.tier, given_by(chosen.parameter)))
+        with fresh() if chosen.fresh else contextlib.nullcontext():
+            if chosen.only is not None:
+                _, chapters = plan(chosen.book, chosen.tier, given_by(chosen.parameter))
+                print(execute(find(chapters, chosen.only), chosen.tier))
+            else:
+                print(build(chosen.book, chosen.tier, given_by(chosen.parameter)))
     except InputError as error:
         print(f"book: {error}", file=sys.stderr)
         return 2
@@ -180,6 +257,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("book: interrupted; the last good book is as it was", file=sys.stderr)
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def fresh() -> Iterator[None]:
+    """Outputs are `outputs/fresh`, where nothing is that was made or shipped before; one that was ended goes on there.
+
+    Once the block ends well, the next one begins with an empty folder.
+    """
+    folder = outputs_dir() / "fresh"
+    done = folder / "done"
+    if done.exists():
+        shutil.rmtree(folder)
+    before = {name: os.environ.get(name) for name in ("MASTLIB_OUTPUTS", "MASTLIB_REFERENCE")}
+    times = reference_dir()
+    os.environ |= {"MASTLIB_OUTPUTS": str(folder), "MASTLIB_REFERENCE": str(folder / "reference")}
+    try:
+        for path in times.glob("*/times.json"):  # how long chapters take is no result
+            write_text(folder / "reference" / path.parent.name / path.name, path.read_text(encoding="utf-8"))
+        yield
+        done.touch()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -258,6 +360,7 @@ def _own_kernel() -> Iterator[str]:
         environment = {
             "IPYTHONDIR": folder,
             "MASTLIB_OUTPUTS": str(outputs_dir()),
+            "MASTLIB_REFERENCE": str(reference_dir()),
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # figures belong into the notebook
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else the debugger warns at every start
         }

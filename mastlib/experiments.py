@@ -10,7 +10,8 @@ import pandas as pd
 
 from mastlib.augment.presets import get_pipeline
 from mastlib.catalogue import pair_spec
-from mastlib.errors import refuse
+from mastlib.errors import check_choice, refuse
+from mastlib.methods import AWARENESS, HOSTS, REFUSED
 from mastlib.spec import RunSpec
 from mastlib.tiers import tier_spec
 
@@ -20,6 +21,15 @@ FAMILIES = ("default", "spatial", "appearance")
 TWINS = tuple(f"{FAMILIES[0]}, twin {k}" for k in range(1, len(FAMILIES)))
 TWIN = 1000  # from a seed to its twin's
 COUNTED_AT = 32  # pixels; how many augmentations a preset has does not depend on it
+#: What chapter 05 adds to a host -> the hosts that it is tried on (none: all that it goes with), and its settings.
+RIVALS: Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]] = MappingProxyType(
+    {
+        "none": ((), {}), "augself": ((), {}), "cassle": ((), {}),
+        "mast": (("vicreg",), {"uncertainty": "reweight"}), "looc": (("moco",), {}),
+    }
+)  # fmt: skip
+TARGETS = "crop", "color"  # of AugSelf, whose usual form has both
+CONCAT = "concat"  # CASSLE's usual mode of conditioning
 
 
 def compared(arms: Arms) -> pd.DataFrame:
@@ -79,14 +89,53 @@ def subspaces(tier: str, augmentations: str, overrides: Mapping[str, Any]) -> Ar
     return {"MAST": pair_spec(tier, "vicreg", "mast", augmentations=augmentations, **overrides)}
 
 
-def rivals(tier: str, augmentations: str, overrides: Mapping[str, Any]) -> Arms:
-    """AugSelf and CASSLE, each beside a host of its paper."""
+def named(host: str, awareness: str = "none", form: str = "") -> str:
+    """The name of an arm: its host, what was added to it, and in which form, if not the usual one."""
+    parts = [HOSTS[host]] + ([AWARENESS[awareness]] if awareness != "none" else [])
+    return " + ".join(path.rpartition(".")[2] for path in parts) + (f", {form}" if form else "")
+
+
+def rivals(
+    tier: str,
+    hosts: Sequence[str],
+    augmentations: str,
+    targets_of: str,
+    modes_of: str,
+    modes: Sequence[str],
+    jitter: Sequence[str],
+    overrides: Mapping[str, Any],
+) -> Arms:
+    """Every host plain, with AugSelf and with CASSLE, as far as they go together; MAST on VICReg, LooC on MoCo (`RIVALS`).
+
+    The host `targets_of` also with each of AugSelf's targets alone, and, plain and with AugSelf, with the presets `jitter` in
+    place of `augmentations`; `modes_of` with CASSLE's other `modes` of conditioning. Both are there even if `hosts` lacks them.
+    """
     shared = {"augmentations": augmentations, **overrides}
+    arms = {}
+    for host in dict.fromkeys(check_choice("host", one, HOSTS) for one in (*hosts, targets_of, modes_of)):
+        for awareness, (only, settings) in RIVALS.items():
+            if (host, awareness) not in REFUSED and host in (only or HOSTS):
+                arms[named(host, awareness)] = pair_spec(tier, host, awareness, **{**settings, **shared})
+    for target in TARGETS:
+        alone = {"augself_tasks": (target,), "augself_weights": (1.0,)}
+        arms[named(targets_of, "augself", target)] = pair_spec(tier, targets_of, "augself", **{**alone, **shared})
+    for preset in jitter:
+        if preset != augmentations:
+            for awareness in ("none", "augself"):
+                spec = pair_spec(tier, targets_of, awareness, **{**shared, "augmentations": preset})
+                arms[named(targets_of, awareness, preset)] = spec
+    for mode in modes:
+        if mode != CONCAT:
+            arms[named(modes_of, "cassle", mode)] = pair_spec(tier, modes_of, "cassle", condition_mode=mode, **shared)
+    return arms
+
+
+def additions(arms: Arms) -> dict[str, tuple[str, str]]:
+    """Each arm that is a host with an awareness in its usual form -> it and its host, which it is compared with."""
     return {
-        "SimSiam": pair_spec(tier, "simsiam", "none", **shared),
-        "SimSiam + AugSelf": pair_spec(tier, "simsiam", "augself", **shared),
-        "MoCo": pair_spec(tier, "moco", "none", **shared),
-        "MoCo + CASSLE": pair_spec(tier, "moco", "cassle", **shared),
+        arm: (arm, named(spec.host))
+        for arm, spec in arms.items()
+        if spec.awareness != "none" and arm == named(spec.host, spec.awareness)
     }
 
 
@@ -101,6 +150,9 @@ def families(tier: str, host: str, overrides: Mapping[str, Any]) -> Arms:
     twins = {twin: first.replace(seed=first.seed + TWIN * k) for k, twin in enumerate(TWINS, 1)}
     return arms | {"supervised": labelled} | twins
 
+
+#: Arms of which pages show more than tables can hold: the backbone of their first seed is shipped.
+SHOWN: tuple[str, ...] = ()
 
 #: The arms of each chapter that compares runs; each is trained with every one of the chapter's `seeds`, which are added to the
 #: spec's own. Chapter 11 compares a

@@ -7,7 +7,6 @@ Under `outputs/grid/<tier>/`: `runs/<name>.json` is the task of a run, `runs/<na
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import os
 import queue
@@ -27,14 +26,14 @@ from mastlib.book import Given, add_options, given_by, plan
 from mastlib.closure import combine
 from mastlib.data.sources import source_of
 from mastlib.errors import InputError, check_int
-from mastlib.experiments import EXPERIMENTS
 from mastlib.files import outputs_dir, write_text
 from mastlib.forecast import Forecast, forecast
 from mastlib.runs import RunStore
+from mastlib.schedule import specs_of
 from mastlib.shipped import there
 from mastlib.signals import noted
 from mastlib.spec import RunSpec
-from mastlib.study import seeded, tier_pools
+from mastlib.study import tier_pools
 from mastlib.tiers import TIERS, Tier
 from mastlib.training import code_of, identify
 
@@ -57,6 +56,7 @@ class Grid:
     tier: str
     rows: tuple[Row, ...]
     needs: dict[str, tuple[str, ...]]  # chapter -> names of rows
+    after: dict[str, tuple[str, ...]]  # chapter -> those whose evidence it reads
     keys: dict[str, str]  # chapter -> identity of all that goes into it
 
     @property
@@ -97,7 +97,9 @@ class Grid:
                 receipt.unlink(missing_ok=True)
         size = TIERS[self.tier]
         asked = {"cpus": size.cpus, "gpus": size.gpus, "memory": size.memory, "minutes": size.minutes}
-        write_text(self.folder / "grid.json", json.dumps({"needs": self.needs, "asked": asked}, indent=1))
+        write_text(
+            self.folder / "grid.json", json.dumps({"needs": self.needs, "after": self.after, "asked": asked}, indent=1)
+        )
 
 
 def grid(root: Path, tier: str, given: Given) -> Grid:
@@ -110,14 +112,12 @@ def grid(root: Path, tier: str, given: Given) -> Grid:
     needs: dict[str, tuple[str, ...]] = {}
     for chapter in chapters:
         mine: list[str] = []
-        if chapter.short in EXPERIMENTS:
-            arms = EXPERIMENTS[chapter.short]
-            settings = {name: chapter.values[name] for name in inspect.signature(arms).parameters}
-            for (arm, seed), spec in seeded(arms(**settings), chapter.values["seeds"]).items():
-                row = rows.setdefault(spec, Row(_slug(f"{chapter.short[:2]} {arm} {seed}"), arm, spec))
-                mine.append(row.name)
+        for (arm, seed), spec in specs_of(chapter.short, chapter.values).items():
+            row = rows.setdefault(spec, Row(_slug(f"{chapter.short[:2]} {arm} {seed}"), arm, spec))
+            mine.append(row.name)
         needs[chapter.short] = tuple(mine)
-    return Grid(tier, tuple(rows.values()), needs, {chapter.short: chapter.key for chapter in chapters})
+    after = {c.short: tuple(o.short for o in chapters if o is not c) if c.reads_evidence else () for c in chapters}
+    return Grid(tier, tuple(rows.values()), needs, after, {chapter.short: chapter.key for chapter in chapters})
 
 
 def prepare(planned: Grid) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -186,11 +187,12 @@ def intervals(frame: pd.DataFrame, group: str, label: str, order: Sequence[str],
         part = frame[frame[label] == name].set_index(group).reindex(groups)
         _whiskers(ax, part, places + offset, fmt=marker, color=colour, label=name)
     ax.set_yticks(places, groups)
-    ax.set(xlabel=text)
+    ax.set(xlabel=text, ylim=(-0.5, len(groups) - 0.5))
     ax.grid(axis="y", visible=False)
     for border in places[:-1] - 0.5:
         ax.axhline(border, color="0.85", lw=0.8)
-    figure.legend(loc="outside upper center", ncols=min(3, len(order)))
+    short = sum(map(len, order)) < 50
+    figure.legend(loc="outside upper center", ncols=len(order) if short else 3)
     return figure
 
 
@@ -202,8 +204,8 @@ def effects(
     All panels share their scale; there are at most five side by side.
     """
     groups = list(dict.fromkeys(frame[group]))
-    columns = min(5, len(order))
-    rows = -(-len(order) // columns)
+    columns = min(5, len(order)) or 1  # without any comparison, an empty figure
+    rows = -(-len(order) // columns) or 1
     size = WIDTH, rows * (0.24 * len(groups) + 0.3) + 0.6
     figure, axes = plt.subplots(
         rows, columns, figsize=size, sharex=True, sharey=True, layout="constrained", squeeze=False
@@ -294,7 +296,7 @@ def change_map(
     figure, ax = plt.subplots(figsize=(WIDTH, 0.34 * len(values) + 0.8), layout="constrained")
     limit = float(np.nanmax(np.abs(values.to_numpy())))
     sns.heatmap(
-        values, annot=True, fmt=fmt, center=0, vmin=-limit, vmax=limit, ax=ax, cbar_kws={"label": label},
+        values, annot=True, fmt=fmt, center=0, vmin=-limit, vmax=limit, ax=ax, cbar_kws={"label": label, "pad": 0.02},
         cmap=sns.diverging_palette(245, 40, s=85, l=58, as_cmap=True),
     )  # fmt: skip
     ax.grid(False)  # it would show through where there is no number
@@ -302,6 +304,7 @@ def change_map(
         column, row = (int(place) for place in written.get_position())
         if sure is not None and sure.iloc[row, column]:
             written.set(text=f"{written.get_text()}*", weight="bold")
+    ax.set_xticks(ax.get_xticks(), [fill(str(name), 11) for name in values], fontsize=8)  # beside one another
     ax.set(xlabel=text, ylabel="")
     ax.tick_params(axis="y", rotation=0)
     return figure
@@ -336,7 +339,9 @@ def lines(
         )  # fmt: skip
         ax.set(xlabel="", ylabel="", title=name)
         ax.tick_params(axis="x", labelbottom=True)
-        if not pd.api.types.is_numeric_dtype(frame[x]):
+        if pd.api.types.is_numeric_dtype(frame[x]):
+            ax.set_xticks(sorted(set(frame[x])))
+        else:
             plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)

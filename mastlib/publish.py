@@ -33,14 +33,26 @@ class BookError(RuntimeError):
     """A chapter failed or Jupyter Book refused to build; the message says which, where, and the last lines."""
 
 
-def stage(root: Path, tier: str, pages: Sequence[Path], executed: Mapping[str, Path], source: Path) -> None:
-    """Lay pages, executed chapters and the files beside them under `source`, at the checkout's relative paths."""
+def stage(
+    root: Path,
+    tier: str,
+    pages: Sequence[Path],
+    executed: Mapping[str, Path],
+    source: Path,
+    waiting: Mapping[str, str] | None = None,
+) -> None:
+    """Lay pages, executed chapters and the files beside them under `source`, at the checkout's relative paths.
+
+    `waiting`: chapter -> Markdown in place of one that is still to be executed.
+    """
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
     for page in pages:
         write_text(source / page, (root / page).read_text(encoding="utf-8"))
     for name, path in executed.items():
         write_text(source / f"{name}.ipynb", nbformat.writes(_publishable(nbformat.read(path, as_version=4))))
+    for name, text in (waiting or {}).items():
+        write_text(source / f"{name}.md", text)
     for name in _ASIDE:
         if (root / name).is_dir():
             shutil.copytree(root / name, source / name)
@@ -52,8 +64,8 @@ def stage(root: Path, tier: str, pages: Sequence[Path], executed: Mapping[str, P
     write_text(source / "_toc.yml", (root / "_toc.yml").read_text(encoding="utf-8"))
 
 
-def make_html(source: Path, html: Path) -> Path:
-    """Build `source` with Jupyter Book, warnings as errors, and swap the result in as `html`; its index.html.
+def make_html(source: Path, html: Path, *, strict: bool = True) -> Path:
+    """Build `source` with Jupyter Book, if `strict` warnings as errors, and swap the result in as `html`; its index.html.
 
     Skipped where `html` was built from the same sources by the same tools. Raises BookError with the warnings.
     """
@@ -64,7 +76,7 @@ def make_html(source: Path, html: Path) -> Path:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix=".build-", dir=html.parent) as folder:
         command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(source)]
-        command += ["--path-output", folder, "-W", "-n", "--keep-going"]
+        command += ["--path-output", folder, *(["-W", "-n", "--keep-going"] if strict else [])]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         log = html.with_name("build.log")
         write_text(log, done.stdout)

@@ -10,13 +10,17 @@ import pytest
 
 from mastlib.chapter import declared
 from mastlib.errors import InputError
-from mastlib.experiments import EXPERIMENTS, compared
+from mastlib.experiments import EXPERIMENTS, additions, compared, rivals
 
 CHAPTERS = Path(__file__).parents[1] / "chapters"
 GIVEN = {"tier": "laptop", "augmentations": "standard5", "overrides": {"epochs": 2}}
 MOCO = {**GIVEN, "host": "moco"}
 TRAINED = {
     "tier": "laptop", "few": "standard5", "many": "extended15", "badges": [0.15, 0.4], "overrides": {"epochs": 2}
+}  # fmt: skip
+RIVALS = {
+    **GIVEN, "hosts": ["moco", "simsiam", "vicreg", "supervised"], "targets_of": "simsiam", "modes_of": "moco",
+    "modes": ["concat", "add", "multiply", "hypernetwork"], "jitter": ["standard5", "augself_strong"],
 }  # fmt: skip
 
 
@@ -57,10 +61,7 @@ def test_arms_differ_in_what_they_are_compared_for():
         assert set(compared({one: mast[one], other: mast[other]})) == differing, one
     assert mast["VICReg 5, no colour ops"].without == ("color", "grayscale")
     assert mast["MAST 5"].uncertainty == "reweight" and mast["MAST 5, badge 0.4"].badge == 0.4
-    rivals = EXPERIMENTS["05_augself_cassle"](**GIVEN)
-    for host in ("SimSiam", "MoCo"):
-        pair = {name: spec for name, spec in rivals.items() if name.startswith(host)}
-        assert len(pair) == 2 and list(compared(pair).columns) == ["awareness"]
+    rivals = EXPERIMENTS["05_augself_cassle"](**RIVALS)
     assert EXPERIMENTS["06_subspaces"](**GIVEN)["MAST"] in mast.values(), "trained once for both chapters"
     everything = EXPERIMENTS["03_motivation_ablation"](**MOCO)
     assert everything.pop("all") == rivals["MoCo"] == mast["MoCo 5"], "trained once for three chapters"
@@ -73,7 +74,7 @@ def test_arms_differ_in_what_they_are_compared_for():
     assert len({twin.seed for twin in twins}) == 3 and len({twin.replace(seed=0) for twin in twins}) == 1
     assert families["supervised"].host == "supervised" and families["spatial"].host == "moco"
     for arms in EXPERIMENTS.values():
-        given = {name: (MOCO | TRAINED)[name] for name in inspect.signature(arms).parameters}
+        given = {name: {**MOCO, **RIVALS, **TRAINED}[name] for name in inspect.signature(arms).parameters}
         assert all(spec.epochs == 2 for spec in arms(**given).values())
 
 
@@ -101,3 +102,38 @@ def test_arms_that_could_not_be_compared_are_refused_in_one_line(given, said):
 def test_a_preset_without_colour_has_nothing_to_leave_out():
     arms = EXPERIMENTS["04_mast_training"](**{**TRAINED, "few": "spatial", "many": "default"})
     assert arms["VICReg 2, no colour ops"] == arms["VICReg 2"] and arms["MAST 5"].augmentations == "default"
+
+
+def test_rivals_differ_from_their_host_in_what_was_added():
+    arms = rivals(**RIVALS)
+    pairs = additions(arms)
+    assert list(pairs) == [
+        "MoCo + AugSelf", "MoCo + CASSLE", "MoCo + LooC", "SimSiam + AugSelf", "SimSiam + CASSLE", "VICReg + AugSelf",
+        "VICReg + CASSLE", "VICReg + MAST", "Supervised + AugSelf",
+    ]  # fmt: skip
+    own = {"LooC": ["awareness", "pairing"], "MAST": ["awareness", "pairing", "uncertainty"]}
+    for arm, (same, host) in pairs.items():
+        differ = list(compared({one: arms[one] for one in (same, host)}).columns)
+        assert same == arm and differ == own.get(arm.partition(" + ")[2], ["awareness"])
+    for arm, column, value in (
+        ("SimSiam + AugSelf, crop", "augself_tasks", ("crop",)),
+        ("SimSiam + AugSelf, color", "augself_tasks", ("color",)),
+        ("SimSiam + AugSelf, augself_strong", "augmentations", "augself_strong"),
+        ("SimSiam, augself_strong", "augmentations", "augself_strong"),
+        ("MoCo + CASSLE, add", "condition_mode", "add"),
+        ("MoCo + CASSLE, multiply", "condition_mode", "multiply"),
+        ("MoCo + CASSLE, hypernetwork", "condition_mode", "hypernetwork"),
+    ):
+        differ = set(compared({one: arms[one] for one in (arm, arm.partition(",")[0])}).columns) - {"augself_weights"}
+        assert differ == {column} and getattr(arms[arm], column) == value
+    assert len(arms) == len({*arms.values()}) == 4 + len(pairs) + 7
+
+
+def test_rivals_follow_from_the_hosts_that_are_named():
+    arms = rivals(**{**RIVALS, "hosts": ["moco"], "targets_of": "moco", "jitter": []})
+    assert {spec.host for spec in arms.values()} == {"moco"} and len(arms) == 1 + 3 + 2 + 3
+    assert {spec.host for spec in rivals(**{**RIVALS, "hosts": []}).values()} == {"simsiam", "moco"}
+    with pytest.raises(InputError, match="supervised"):
+        rivals(**{**RIVALS, "modes_of": "supervised"})
+    with pytest.raises(InputError, match="host"):
+        rivals(**{**RIVALS, "hosts": ["nobody"]})

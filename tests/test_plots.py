@@ -28,7 +28,7 @@ def test_intervals_reach_from_low_to_high():
     assert [t.get_text() for t in ax.get_yticklabels()] == ["tone", "flag"]
     ends = np.array(ax.containers[0].lines[2][0].get_segments())[:, :, 0]
     np.testing.assert_allclose(ends, [[0.4, 0.7], [0.2, 0.5]])
-    assert ax.get_xlabel() == "score"
+    assert ax.get_xlabel() == "score" and ax.get_ylim() == (-0.5, 1.5)
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["x", "y"]
 
 
@@ -41,6 +41,8 @@ def test_one_seed_has_a_mark_and_no_whisker():
 def test_effects_have_a_panel_per_comparison():
     figure = plots.effects(ROWS, "task", "arm", ["x", "y"], "difference")
     assert [ax.get_title() for ax in figure.axes] == ["x", "y"]
+    nothing = plots.effects(ROWS[:0], "task", "arm", [], "difference")
+    assert [ax.get_visible() for ax in nothing.axes] == [False]
 
 
 def test_effects_of_many_comparisons_lose_none_and_bars_are_as_long_as_means():
@@ -80,11 +82,12 @@ def test_curves_and_maps_draw_every_series():
 
 
 def test_a_change_map_marks_what_is_sure_and_nothing_else():
-    wide = pd.DataFrame([[1.0, -2.0], [np.nan, 3.0]], index=["t", "u"], columns=["p", "q"])
+    wide = pd.DataFrame([[1.0, -2.0], [np.nan, 3.0]], index=["t", "u"], columns=["place and size", "q"])
     sure = pd.DataFrame([[False, True], [True, False]], index=wide.index, columns=wide.columns)
     ax = plots.change_map(wide, "points", "task", fmt="+.1f", sure=sure).axes[0]
     assert [t.get_text() for t in ax.texts] == ["+1.0", "-2.0*", "+3.0"] and ax.get_xlabel() == "task"
     assert [t.get_weight() for t in ax.texts] == ["normal", "bold", "normal"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["place and\nsize", "q"]
 
 
 def test_lines_have_means_and_students_interval_over_seeds_in_panels():

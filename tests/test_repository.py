@@ -77,7 +77,7 @@ def test_chapters_are_clean_and_parameterised(path: Path) -> None:
 
 def test_every_page_is_in_the_table_of_contents() -> None:
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    named = {entry["file"] for entry in toc["chapters"]}
+    named = {entry["file"] for part in toc["parts"] for entry in part["chapters"]}
     pages = {f"chapters/{path.stem}" for path in (ROOT / "chapters").iterdir() if path.suffix in (".md", ".ipynb")}
     assert pages <= named
 

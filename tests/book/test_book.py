@@ -224,3 +224,72 @@ def test_the_page_checks_find_what_they_are_for(
     (tmp_path / "c.css").write_text("body { background: url('https://d/e.png') }")
     assert fetched_from_elsewhere(tmp_path) == ["//b/x.js", "https://c/y.css", "https://d/e.png"]
     assert images_without_alt(tmp_path) == ["a.html", "a.html"]
+
+
+@pytest.fixture
+def two(tiny: Path, write_chapter: Callable[..., None]) -> Path:
+    """The tiny book with a second chapter, which reads evidence."""
+    code = "from mastlib.ledger.kept import handed_over\nprint(len(handed_over(tier)))"
+    write_chapter(tiny / "chapters" / "two.ipynb", "from myst_nb import glue\nglue('half', 1.0, display=False)", code)
+    toc = (tiny / "_toc.yml").read_text()
+    (tiny / "_toc.yml").write_text(toc.replace("chapters/one\n", "chapters/one\n- file: chapters/two\n"))
+    return tiny
+
+
+@pytest.mark.notebook
+def test_what_is_done_is_shown_before_the_rest_with_when_it_comes(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(book, "PATIENCE", -1.0)
+    shown: list[dict[str, str]] = []
+
+    def keep(source: Path, html: Path, *, strict: bool = True) -> Path:
+        shown.append(
+            {path.name: path.read_text() for path in (source / "chapters").iterdir()} | {"strict": str(strict)}
+        )
+        return html / "index.html"
+
+    monkeypatch.setattr(book, "make_html", keep)
+    times = outputs_dir() / "smoke" / "times.json"
+    times.parent.mkdir()
+    times.write_text('{"one": {"fresh": 1e-3, "quick": 1e-3}, "two": {"fresh": 1e9, "quick": 1e9}}')
+    assert make(two) == 0
+    early, last = shown
+    assert early["strict"] == "False" and "one.ipynb" in early and "two.ipynb" not in early
+    assert "still to be executed, in about" in early["two.md"] and early["two.md"].startswith("# One\n")
+    assert last["strict"] == "True" and "two.ipynb" in last and "two.md" not in last
+    assert make(two) == 0 and len(shown) == 3, "nothing to execute, nothing to show early"
+
+
+@pytest.mark.notebook
+def test_a_page_that_reads_evidence_is_executed_again_when_there_is_other_evidence(two: Path) -> None:
+    chapters = book.plan(two, "smoke", {})[1]
+    assert [chapter.reads_evidence for chapter in chapters] == [False, True]
+
+    def said() -> str:
+        notebook = nbformat.read(book.execute(chapters[1], "smoke"), as_version=4)
+        return notebook.cells[-1].outputs[0].text + str(notebook.cells[-1].metadata.papermill.start_time)
+
+    first = said()
+    assert said() == first and first.startswith("0\n")
+    folder = outputs_dir() / "smoke" / "evidence"
+    folder.mkdir(parents=True)
+    (folder / "one.json").write_text('{"chapter": "one", "parameters": {}, "runs": [], "tables": {}}')
+    assert said().startswith("1\n")
+
+
+@pytest.mark.notebook
+def test_a_fresh_book_takes_nothing_that_is_there_and_goes_on_where_one_was_ended(
+    tiny: Path, tmp_path: Path, write_chapter: Callable[..., None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert make(tiny, "--only", "one") == 0
+    write_chapter(tiny / "chapters" / "two.ipynb", "1 / 0")
+    toc = (tiny / "_toc.yml").read_text()
+    (tiny / "_toc.yml").write_text(toc.replace("chapters/one\n", "chapters/one\n- file: chapters/two\n"))
+    for expected in (2, 2):  # one is executed anew once: the second call goes on
+        assert make(tiny, "--fresh") == 1
+        assert (tmp_path / "marks").read_text().count("\n") == expected
+    assert "nothing changed" in capfd.readouterr().out
+    for expected in (2, 3):  # a book that was finished is begun anew
+        assert make(tiny, "--fresh", "--only", "one") == 0
+        assert (tmp_path / "marks").read_text().count("\n") == expected
+    assert (outputs_dir() / "executed" / "smoke" / "chapters" / "one.ipynb").is_file()
+    assert outputs_dir().name == "outputs {too}"
