@@ -112,8 +112,7 @@ def plan(root: Path, tier: str, given: Given) -> tuple[list[Path], list[Chapter]
         if (root / f"{name}.md").is_file():
             pages.append(Path(f"{name}.md"))
         elif (root / f"{name}.ipynb").is_file():
-            mine = {"tier": tier, **given.get(name.rpartition("/")[2], {})}
-            chapters.append(_chapter(name, root / f"{name}.ipynb", mine))
+            chapters.append(_chapter(name, root / f"{name}.ipynb", tier, given.get(name.rpartition("/")[2], {})))
         else:
             raise InputError(f"_toc.yml names {name}, but there is neither {name}.ipynb nor {name}.md")
     for name in given:
@@ -331,13 +330,15 @@ def _named(node: Any) -> Iterator[str]:
                 yield from _named(value)
 
 
-def _chapter(name: str, path: Path, given: dict[str, Any]) -> Chapter:
+def _chapter(name: str, path: Path, tier: str, given: Mapping[str, Any]) -> Chapter:
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
         raise InputError(f"{name}: needs exactly one cell tagged parameters, has {len(cells)}")
     try:
         known = declared(cells[0].source)
+        usual = {n: value for n, value in TIERS[tier].given.items() if n in known}
+        given = {"tier": tier, **usual, **given}
         values = {n: v for n, (_, v) in known.items()} | given
         check_parameters({n: kind for n, (kind, _) in known.items()}, values)
         modules = sorted(imported_modules(notebook))

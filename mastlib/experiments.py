@@ -17,10 +17,10 @@ from mastlib.tiers import tier_spec
 
 Arms = dict[str, RunSpec]
 ALL, WITHOUT = "all", "without "
+FIVE, TWICE, FREE = "MAST, five", "jitter twice", "jitter twice, likeness free"
 FAMILIES = ("default", "spatial", "appearance")
 TWINS = tuple(f"{FAMILIES[0]}, twin {k}" for k in range(1, len(FAMILIES)))
 TWIN = 1000  # from a seed to its twin's
-COUNTED_AT = 32  # pixels; how many augmentations a preset has does not depend on it
 #: What chapter 05 adds to a host -> the hosts that it is tried on (none: all that it goes with), and its settings.
 RIVALS: Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]] = MappingProxyType(
     {
@@ -30,6 +30,7 @@ RIVALS: Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]] = MappingProxyTy
 )  # fmt: skip
 TARGETS = "crop", "color"  # of AugSelf, whose usual form has both
 CONCAT = "concat"  # CASSLE's usual mode of conditioning
+COUNTED_AT = 32  # pixels; how many augmentations a preset has does not depend on it
 
 
 def compared(arms: Arms) -> pd.DataFrame:
@@ -84,9 +85,25 @@ def mast(tier: str, few: str, many: str, badges: Sequence[float], overrides: Map
     return arms
 
 
-def subspaces(tier: str, augmentations: str, overrides: Mapping[str, Any]) -> Arms:
-    """MAST alone."""
-    return {"MAST": pair_spec(tier, "vicreg", "mast", augmentations=augmentations, **overrides)}
+def masks(tier: str, augmentations: str, overrides: Mapping[str, Any]) -> Arms:
+    """MAST as its paper has it; with five augmentations; and with the jitter twice, with and without a penalty on like masks."""
+
+    def masked(preset: str, **changes: Any) -> RunSpec:
+        return pair_spec(
+            tier, "vicreg", "mast", **{"augmentations": preset, "uncertainty": "reweight", **changes, **overrides}
+        )
+
+    return {
+        "MAST": masked(augmentations),
+        FIVE: masked("standard5"),
+        TWICE: masked("jitter_twice"),
+        FREE: masked("jitter_twice", mask_diversity=0.0),
+    }
+
+
+def uncertainty(tier: str, augmentations: str, overrides: Mapping[str, Any]) -> Arms:
+    """MAST as its paper has it, alone: what it is unsure of is compared with nothing but chance."""
+    return {"MAST": masks(tier, augmentations, overrides)["MAST"]}
 
 
 def named(host: str, awareness: str = "none", form: str = "") -> str:
@@ -162,7 +179,8 @@ EXPERIMENTS: Mapping[str, Callable[..., Arms]] = MappingProxyType(
         "03_motivation_ablation": motivation,
         "04_mast_training": mast,
         "05_augself_cassle": rivals,
-        "06_subspaces": subspaces,
+        "06_mask_analysis": masks,
+        "07_uncertainty": uncertainty,
         "08_why_transfer": families,
     }
 )

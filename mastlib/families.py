@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache, partial
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from mastlib.changes import change
-from mastlib.data.pools import Pool, load_pool
+from mastlib.data.pools import Pool, load_pool, side_of
 from mastlib.errors import check_int
 from mastlib.evaluation.features import extract
 from mastlib.evaluation.fusion import Fused
@@ -96,5 +95,4 @@ def _fusion(models: Sequence[Model], tier: str) -> pd.DataFrame:
 
 def _of(pool: Pool, side: str, count: int) -> Tensor:
     """At most `count` images of a side of the split by concept, spread over it."""
-    rows = np.flatnonzero(pool.table["split"] == side)
-    return pool.images[torch.from_numpy(rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)])]
+    return pool.images[torch.from_numpy(side_of(pool, side, count))]

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
+from scipy.cluster import hierarchy
 from torch import Tensor
 
 from mastlib.stats import interval
@@ -269,11 +270,13 @@ def mask_map(masks: Tensor, names: Sequence[str], ax: Axes | None = None) -> Fig
 
 
 def matrix(values: pd.DataFrame, label: str, limits: tuple[float, float]) -> Figure:
-    """A small labelled matrix with its numbers written in, colours between `limits`."""
-    figure, ax = plt.subplots(figsize=(0.62 * WIDTH, 0.5 * WIDTH), layout="constrained")
+    """A labelled matrix with its numbers written in, colours between `limits`; across the page with more than eight columns."""
+    wide = values.shape[1] > 8
+    size = (WIDTH, 0.72 * WIDTH) if wide else (0.62 * WIDTH, 0.5 * WIDTH)
+    figure, ax = plt.subplots(figsize=size, layout="constrained")
     sns.heatmap(
-        values, annot=True, fmt=".2f", vmin=limits[0], vmax=limits[1], cmap="cividis", square=True, ax=ax,
-        cbar_kws={"label": label},
+        values, annot=True, fmt=".2f", vmin=limits[0], vmax=limits[1], cmap="cividis", square=not wide, ax=ax,
+        cbar_kws={"label": label}, annot_kws={"size": 6} if wide else None,
     )  # fmt: skip
     ax.grid(False)  # it would show through where there is no number
     ax.set(xlabel="", ylabel="")
@@ -294,6 +297,9 @@ def change_map(
     `text` labels the columns; numbers where `sure`, a matrix of bools, is true are bold with an asterisk.
     """
     figure, ax = plt.subplots(figsize=(WIDTH, 0.34 * len(values) + 0.8), layout="constrained")
+    if not values.notna().any(axis=None):
+        ax.set_axis_off()  # there is nothing to show
+        return figure
     limit = float(np.nanmax(np.abs(values.to_numpy())))
     sns.heatmap(
         values, annot=True, fmt=fmt, center=0, vmin=-limit, vmax=limit, ax=ax, cbar_kws={"label": label, "pad": 0.02},
@@ -350,6 +356,65 @@ def lines(
     figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(order)))
     figure.supxlabel(texts[0], fontsize=9)
     figure.supylabel(texts[1], fontsize=9)
+    return figure
+
+
+def clusters(values: pd.DataFrame, linkage: np.ndarray, label: str, limits: tuple[float, float]) -> Figure:
+    """A square matrix in the order of the leaves of SciPy's `linkage` of its rows, with that tree above it."""
+    figure, axes = plt.subplots(
+        2, 2, figsize=(WIDTH, 0.95 * WIDTH), height_ratios=[1, 5], width_ratios=[30, 1], layout="constrained"
+    )
+    (above, empty), (ax, bar) = axes
+    with plt.rc_context({"lines.linewidth": 1}):
+        order = hierarchy.dendrogram(linkage, ax=above, color_threshold=0, above_threshold_color="0.3")["leaves"]
+    above.set(xticks=[], ylabel="distance")
+    above.set_ylim(bottom=0)
+    above.tick_params(labelsize=7)
+    for one in (above, ax):
+        one.grid(False)
+    empty.set_visible(False)
+    sns.heatmap(
+        values.iloc[order, order], annot=True, fmt=".2f", vmin=limits[0], vmax=limits[1], cmap="cividis", ax=ax, cbar_ax=bar,
+        cbar_kws={"label": label}, annot_kws={"size": 6 if len(values) > 8 else 8},
+    )  # fmt: skip
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(axis="y", rotation=0)
+    ax.tick_params(axis="x", rotation=90)
+    return figure
+
+
+def panels(
+    frame: pd.DataFrame, panel: str, label: str, texts: tuple[str, str], *, identity: bool = False, columns: int = 5
+) -> Figure:
+    """A small plot for each `panel` value, a line for each `label` value: column mean over column x, shaded from low to high.
+
+    `texts` label the axes. All panels share their scales, but with `identity`, which draws the line y = x in each.
+    """
+    names, kinds = list(dict.fromkeys(frame[panel])), list(dict.fromkeys(frame[label]))
+    across = min(columns, len(names))
+    down = -(-len(names) // across)
+    size = WIDTH, (1.3 if across > 2 else 2.4) * down + 0.9
+    figure, axes = plt.subplots(
+        down, across, figsize=size, sharex=not identity, sharey=not identity, layout="constrained", squeeze=False
+    )
+    for ax, name in zip(axes.flat, names, strict=False):
+        for kind, marker, colour in zip(kinds, MARKERS, sns.color_palette("colorblind"), strict=False):
+            part = frame[(frame[panel] == name) & (frame[label] == kind)].sort_values("x")
+            ax.plot(part["x"], part["mean"], marker=marker, ms=3, lw=1.2, color=colour, label=kind)
+            ax.fill_between(part["x"], part["low"], part["high"], color=colour, alpha=0.2, lw=0)
+        if identity:
+            ends = frame.loc[frame[panel] == name, "x"].agg(["min", "max"])
+            ax.plot(ends, ends, color="0.4", lw=0.8, ls="--")
+            ax.xaxis.set_major_locator(MaxNLocator(3))
+            ax.yaxis.set_major_locator(MaxNLocator(3))
+        ax.set_title(name, fontsize=8, pad=3)
+        ax.tick_params(labelsize=7)
+    for ax in axes.flat[len(names) :]:
+        ax.set_visible(False)
+    figure.supxlabel(texts[0], fontsize=9)
+    figure.supylabel(texts[1], fontsize=9)
+    if len(kinds) > 1:
+        figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(kinds)))
     return figure
 
 

@@ -119,7 +119,7 @@ class RunSpec:
 
     augmentations: str = _setting("vicreg", _choice(
             "standard5", "moco_v2", "extended15", "vicreg", "augself_weak", "augself_default", "augself_strong",
-            "augself_rot", "augself_sol", "default", "spatial", "appearance"),
+            "augself_rot", "augself_sol", "default", "spatial", "appearance", "jitter_twice"),
         doc="Preset that views are made with. Source: Bardes et al. 2022, appendix C; standard5: Huang et al. "
         "2023, section 1.")
     without: tuple[str, ...] = _setting((), _names,

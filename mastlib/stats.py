@@ -38,6 +38,19 @@ def interval(values: Sequence[float] | np.ndarray | pd.Series, level: float = 0.
     return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half), len(x))
 
 
+def spell(values: Sequence[float] | np.ndarray | pd.Series, scale: float = 1.0, format: str = ".2f") -> str:
+    """The `interval` of those of `values` that are finite, times `scale`, as text: "0.52 [0.41, 0.63]", or the mean alone of one.
+
+    "not measured" where there is none.
+    """
+    x = scale * np.asarray(values, dtype=float)
+    x = x[np.isfinite(x)]
+    if not len(x):
+        return "not measured"
+    mean, low, high, n = interval(x)
+    return f"{mean:{format}} [{low:{format}}, {high:{format}}]" if n > 1 else f"{mean:{format}}"
+
+
 def paired_difference(
     a: Mapping[int, float] | Sequence[float] | pd.Series,
     b: Mapping[int, float] | Sequence[float] | pd.Series,

@@ -16,8 +16,9 @@ class Tier:
     """One size: what hardware it is for, the RunSpec fields it sets, for each host besides, and how much is evaluated.
 
     `pools`: images of the evaluation pools that are not taken whole; `every_weight`: the probe tries every n-th of the
-    45 regularisation weights. What a run, or a chapter, asks a cluster for: `cpus`, which are a run's threads, `gpus`, `memory`
-    in MB and `minutes`, after which it is ended and goes on in another job.
+    45 regularisation weights; `given`: parameters that the book gives to its chapters unless it is told others. What a run, or a
+    chapter, asks a cluster for: `cpus`, which are a run's threads, `gpus`, `memory` in MB and `minutes`, after which it is ended
+    and goes on in another job.
     """
 
     hardware: str
@@ -29,6 +30,7 @@ class Tier:
     hosts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     pools: Mapping[str, int] = field(default_factory=dict)
     every_weight: int = 1
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 _SMALL: dict[str, Any] = {
@@ -79,7 +81,7 @@ TIERS: Mapping[str, Tier] = MappingProxyType(
                 **_SMALL, "width": 8, "images": 1024, "epochs": 3, "warmup_epochs": 1, "knn_every": 1,
                 "precision": "fp32", "memory_format": "contiguous",  # nothing is timed: the same runs everywhere
             },
-            hosts=_SMOKE_HOSTS, every_weight=11,
+            hosts=_SMOKE_HOSTS, every_weight=11, given={"seeds": [0]},
             pools={"objects": 3000, "latents": 1500, "turned": 1000, "mirrored": 600, "several": 400},
         ),
         "laptop": Tier(

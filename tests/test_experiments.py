@@ -15,12 +15,12 @@ from mastlib.experiments import EXPERIMENTS, additions, compared, rivals
 CHAPTERS = Path(__file__).parents[1] / "chapters"
 GIVEN = {"tier": "laptop", "augmentations": "standard5", "overrides": {"epochs": 2}}
 MOCO = {**GIVEN, "host": "moco"}
-TRAINED = {
-    "tier": "laptop", "few": "standard5", "many": "extended15", "badges": [0.15, 0.4], "overrides": {"epochs": 2}
-}  # fmt: skip
 RIVALS = {
     **GIVEN, "hosts": ["moco", "simsiam", "vicreg", "supervised"], "targets_of": "simsiam", "modes_of": "moco",
     "modes": ["concat", "add", "multiply", "hypernetwork"], "jitter": ["standard5", "augself_strong"],
+}  # fmt: skip
+TRAINED = {
+    "tier": "laptop", "few": "standard5", "many": "extended15", "badges": [0.15, 0.4], "overrides": {"epochs": 2}
 }  # fmt: skip
 
 
@@ -62,7 +62,17 @@ def test_arms_differ_in_what_they_are_compared_for():
     assert mast["VICReg 5, no colour ops"].without == ("color", "grayscale")
     assert mast["MAST 5"].uncertainty == "reweight" and mast["MAST 5, badge 0.4"].badge == 0.4
     rivals = EXPERIMENTS["05_augself_cassle"](**RIVALS)
-    assert EXPERIMENTS["06_subspaces"](**GIVEN)["MAST"] in mast.values(), "trained once for both chapters"
+    masks = EXPERIMENTS["06_mask_analysis"](**{**GIVEN, "augmentations": "extended15"})
+    first = mast["MAST 15"]
+    assert masks["MAST"] == first == EXPERIMENTS["07_uncertainty"](**{**GIVEN, "augmentations": "extended15"})["MAST"]
+    assert masks["MAST, five"] == mast["MAST 5"], "trained once for three chapters"
+    twice = {name: spec for name, spec in masks.items() if name.startswith("jitter twice")}
+    assert {spec.augmentations for spec in twice.values()} == {"jitter_twice"}
+    assert (
+        list(compared(twice).columns) == ["mask_diversity"] and masks["jitter twice, likeness free"].mask_diversity == 0
+    )
+    given = {**GIVEN, "overrides": {"epochs": 2, "uncertainty": "none"}}
+    assert all(spec.uncertainty == "none" for spec in EXPERIMENTS["06_mask_analysis"](**given).values())
     everything = EXPERIMENTS["03_motivation_ablation"](**MOCO)
     assert everything.pop("all") == rivals["MoCo"] == mast["MoCo 5"], "trained once for three chapters"
     gone = {arm: spec.without for arm, spec in everything.items()}
@@ -74,34 +84,8 @@ def test_arms_differ_in_what_they_are_compared_for():
     assert len({twin.seed for twin in twins}) == 3 and len({twin.replace(seed=0) for twin in twins}) == 1
     assert families["supervised"].host == "supervised" and families["spatial"].host == "moco"
     for arms in EXPERIMENTS.values():
-        given = {name: {**MOCO, **RIVALS, **TRAINED}[name] for name in inspect.signature(arms).parameters}
+        given = {name: (MOCO | RIVALS | TRAINED)[name] for name in inspect.signature(arms).parameters}
         assert all(spec.epochs == 2 for spec in arms(**given).values())
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (
-            {"many": "standard5"},
-            "many = 'standard5' cannot be used; accepted: a preset of more augmentations than the 5",
-        ),
-        ({"few": "extended15", "many": "standard5"}, "more augmentations than the 15 of few = 'extended15'"),
-        ({"many": "seventeen"}, "preset = 'seventeen'"),
-        ({"badges": [0.4]}, r"badges = \[0.4\] cannot be used; accepted: two sizes or more"),
-        ({"badges": [0.4, 0.15]}, "above 0 and in rising order"),
-        ({"badges": [0.0, 0.4]}, "above 0"),
-        ({"badges": [0.15, 0.6]}, "badge = 0.6"),
-    ],
-)
-def test_arms_that_could_not_be_compared_are_refused_in_one_line(given, said):
-    with pytest.raises(InputError, match=said) as error:
-        EXPERIMENTS["04_mast_training"](**{**TRAINED, **given})
-    assert "\n" not in str(error.value)
-
-
-def test_a_preset_without_colour_has_nothing_to_leave_out():
-    arms = EXPERIMENTS["04_mast_training"](**{**TRAINED, "few": "spatial", "many": "default"})
-    assert arms["VICReg 2, no colour ops"] == arms["VICReg 2"] and arms["MAST 5"].augmentations == "default"
 
 
 def test_rivals_differ_from_their_host_in_what_was_added():
@@ -137,3 +121,29 @@ def test_rivals_follow_from_the_hosts_that_are_named():
         rivals(**{**RIVALS, "modes_of": "supervised"})
     with pytest.raises(InputError, match="host"):
         rivals(**{**RIVALS, "hosts": ["nobody"]})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"many": "standard5"},
+            "many = 'standard5' cannot be used; accepted: a preset of more augmentations than the 5",
+        ),
+        ({"few": "extended15", "many": "standard5"}, "more augmentations than the 15 of few = 'extended15'"),
+        ({"many": "seventeen"}, "preset = 'seventeen'"),
+        ({"badges": [0.4]}, r"badges = \[0.4\] cannot be used; accepted: two sizes or more"),
+        ({"badges": [0.4, 0.15]}, "above 0 and in rising order"),
+        ({"badges": [0.0, 0.4]}, "above 0"),
+        ({"badges": [0.15, 0.6]}, "badge = 0.6"),
+    ],
+)
+def test_arms_that_could_not_be_compared_are_refused_in_one_line(given, said):
+    with pytest.raises(InputError, match=said) as error:
+        EXPERIMENTS["04_mast_training"](**{**TRAINED, **given})
+    assert "\n" not in str(error.value)
+
+
+def test_a_preset_without_colour_has_nothing_to_leave_out():
+    arms = EXPERIMENTS["04_mast_training"](**{**TRAINED, "few": "spatial", "many": "default"})
+    assert arms["VICReg 2, no colour ops"] == arms["VICReg 2"] and arms["MAST 5"].augmentations == "default"

@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 import scipy.stats
 import torch
+from scipy.cluster import hierarchy
+from scipy.spatial.distance import squareform
 
 from mastlib import plots
 
@@ -88,6 +90,7 @@ def test_a_change_map_marks_what_is_sure_and_nothing_else():
     assert [t.get_text() for t in ax.texts] == ["+1.0", "-2.0*", "+3.0"] and ax.get_xlabel() == "task"
     assert [t.get_weight() for t in ax.texts] == ["normal", "bold", "normal"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["place and\nsize", "q"]
+    assert not plots.change_map(wide[:0], "points").axes[0].axison
 
 
 def test_lines_have_means_and_students_interval_over_seeds_in_panels():
@@ -168,3 +171,42 @@ def test_points_draw_every_row_and_name_the_chosen_ones():
     assert [text.get_text() for text in ax.texts] == ["q"] and ax.texts[0].xy == (2, 1)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("across", "up")
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_clusters_are_in_the_order_of_the_tree_and_keep_every_number():
+    values = pd.DataFrame(np.eye(4), index=list("abcd"), columns=list("abcd"))
+    values.loc["a", "c"] = values.loc["c", "a"] = 0.9
+    values.loc["b", "d"] = values.loc["d", "b"] = 0.7
+    joined = hierarchy.linkage(squareform(1 - values.to_numpy()), "average")
+    figure = plots.clusters(values, joined, "likeness", (-1, 1))
+    ax = next(ax for ax in figure.axes if ax.texts)
+    order = [t.get_text() for t in ax.get_yticklabels()]
+    assert order == [t.get_text() for t in ax.get_xticklabels()] and {*order[:2]} in ({"a", "c"}, {"b", "d"})
+    shown = ax.collections[0].get_array().reshape(4, 4)
+    np.testing.assert_array_equal(shown, values.loc[order, order])
+    heights = sorted(
+        max(y) for path in figure.axes[0].collections for y in [p.vertices[:, 1] for p in path.get_paths()]
+    )
+    np.testing.assert_allclose(heights, [0.1, 0.3, 1.0])
+
+
+def test_panels_have_a_line_with_its_band_for_every_kind():
+    rows = [(p, k, x, x + i, x + i - 1, x + i + 1) for p in "pqr" for i, k in enumerate("kl") for x in (2.0, 0.0, 1.0)]
+    frame = pd.DataFrame(rows, columns=["panel", "kind", "x", "mean", "low", "high"])
+    figure = plots.panels(frame, "panel", "kind", ("across", "up"), columns=2)
+    shown = [ax for ax in figure.axes if ax.get_visible()]
+    assert [ax.get_title() for ax in shown] == list("pqr") and len({ax.get_ylim() for ax in shown}) == 1
+    assert [line.get_xydata().tolist() for line in shown[1].lines] == [[[x, x + i] for x in (0, 1, 2)] for i in (0, 1)]
+    band = shown[0].collections[1].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (0, 4)
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["k", "l"]
+    one = plots.panels(frame[frame["kind"] == "k"], "panel", "kind", ("across", "up"), identity=True)
+    assert not one.legends and all((ax.lines[1].get_xydata() == [[0, 0], [2, 2]]).all() for ax in one.axes)
+
+
+def test_a_wide_matrix_and_a_map_of_changes_write_every_number():
+    wide = pd.DataFrame(np.arange(90).reshape(9, 10) / 100)
+    texts = [float(t.get_text()) for t in plots.matrix(wide, "share", (0, 1)).axes[0].texts]
+    np.testing.assert_allclose(texts, wide.to_numpy().ravel())
+    ax = plots.change_map(wide - 0.4, "change", "kept", fmt="+.2f").axes[0]
+    assert ax.get_xlabel() == "kept" and ax.texts[0].get_text() == "-0.40"

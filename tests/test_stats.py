@@ -236,3 +236,10 @@ def test_interaction_has_the_f_test_and_covers_its_deviation() -> None:
     assert np.mean([i.mean for i in some]) == pytest.approx(2, abs=0.1) and some[0].n == 108
     with pytest.raises(InputError, match="two or more of each"):
         interaction(drawn(0)[:1])
+
+
+def test_means_are_spelled_with_their_interval():
+    found = stats.interval([1.0, 2.0, 4.0])
+    assert stats.spell([1.0, float("nan"), 2.0, 4.0]) == f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    assert stats.spell([0.0312], 100, "+.1f") == "+3.1"
+    assert stats.spell([]) == stats.spell([float("nan")]) == "not measured"

@@ -110,6 +110,21 @@ def appearance(image_size: int) -> list[Op]:
     return standard5(image_size)[2:]
 
 
+class JitterAgain(ColorJitter):
+    """Jitter under a second name, so that a pipeline can hold it beside the first."""
+
+    name = "color_again"
+
+
+def jitter_twice(image_size: int) -> list[Op]:
+    """`standard5` with its jitter twice, one after the other, "color" and "color_again": a control for what is learned of each.
+
+    Whatever is learned of the two should be alike. Source: ours.
+    """
+    crop, flip, jitter, grayscale, softened = standard5(image_size)
+    return [crop, flip, jitter, JitterAgain(0.4, 0.4, 0.4, 0.1, p=0.8), grayscale, softened]
+
+
 PRESETS: dict[str, Callable[[int], list[Op]]] = {
     "standard5": standard5,
     "moco_v2": moco_v2,
@@ -123,6 +138,7 @@ PRESETS: dict[str, Callable[[int], list[Op]]] = {
     "default": moco_v2,  # of ssl-invariances (Ericsson et al., BMVC 2022), beside the two that follow
     "spatial": spatial,
     "appearance": appearance,
+    "jitter_twice": jitter_twice,
 }
 
 

@@ -63,6 +63,11 @@ def load_pool(name: str, size: int, limit: int | None = None, badge: float = 0.0
     return POOLS[name](size, limit)
 
 
+def side_of(pool: Pool, side: str, count: int) -> np.ndarray:
+    """At most `count` rows of a side of the split by concept ("train", "val", "test"), evenly over it."""
+    return _spread(np.flatnonzero(pool.table["split"] == side), count)
+
+
 def _objects(size: int, limit: int | None) -> Pool:
     made, rows, latents = drawings(size, limit)
     return Pool("objects", made.images, _table(rows, latents), made.fingerprint)

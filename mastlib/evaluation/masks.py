@@ -14,6 +14,8 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
+from mastlib.augment.geometry import Geometry
+from mastlib.augment.pipeline import Pipeline
 from mastlib.errors import InputError, check_int, refuse
 from mastlib.methods.masks import masks_of, overlap
 from mastlib.runs import Run
@@ -30,6 +32,28 @@ def read_masks(run: Run) -> Tensor:
     if run.spec.awareness != "mast":
         raise refuse("run", run.id, f"a run with awareness = 'mast' (this one has {run.spec.awareness!r})")
     return masks_of(run.spec.mask_type, weights_of(run, "method")["aware.masks.raw"])
+
+
+def groups_of(pipeline: Pipeline) -> dict[str, str]:
+    """What each augmentation changes: "spatial", where pixels are, or "appearance", what they are.
+
+    The two are those of ssl-invariances' presets and of `evaluation.transforms`.
+    """
+    return {op.name: "spatial" if isinstance(op, Geometry) else "appearance" for op in pipeline.ops}
+
+
+def holders(masks: Tensor, level: float = CHOSEN) -> pd.DataFrame:
+    """Shares of dimensions by how many of the K subspaces hold them: columns subspaces (0 to K), share, expected.
+
+    expected: of independent subspaces with these sizes, the Poisson binomial distribution. A dimension is in a subspace as in
+    `sharing`.
+    """
+    inside = (masks >= level).double()
+    expected = np.ones(1)
+    for size in inside.mean(dim=1).tolist():
+        expected = np.convolve(expected, [1 - size, size])
+    counts = torch.bincount(inside.sum(dim=0).long(), minlength=len(masks) + 1) / masks.shape[1]
+    return pd.DataFrame({"subspaces": range(len(masks) + 1), "share": counts.tolist(), "expected": expected})
 
 
 def sharing(masks: Tensor, names: Sequence[str], level: float = CHOSEN) -> pd.DataFrame:

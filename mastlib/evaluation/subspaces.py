@@ -29,6 +29,11 @@ def trained_method(run: Run, classes: int = 0) -> Method:
     return method.eval()
 
 
+def run_pipeline(run: Run) -> Pipeline:
+    """The augmentations that `run` was trained with."""
+    return get_pipeline(run.spec.augmentations, run.spec.image_size, run.spec.without)
+
+
 def embeddings(method: Method) -> Callable[[Tensor], Tensor]:
     """Views `(N, 3, S, S)` -> embeddings `(N, D)` by a method whose projector is told nothing."""
     return lambda views: method.projector(method.features(views), None)[0]
@@ -66,7 +71,7 @@ def invariance(run: Run, images: Tensor, seed: int = 0) -> pd.DataFrame:
     """
     if (run.spec.awareness, run.spec.mask_on) != ("mast", "embedding"):
         raise refuse("run", run.id, "a run with awareness = 'mast' and mask_on = 'embedding'")
-    pipeline = get_pipeline(run.spec.augmentations, run.spec.image_size, run.spec.without)
+    pipeline = run_pipeline(run)
     squared, spread = variation(embeddings(trained_method(run)), pipeline, images, seed)
     weights = read_masks(run).double().square()
     rows = {name: weights[k] for k, name in enumerate(pipeline.names)} | {

@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mastlib.augment import Pipeline, audit, get_pipeline
+from mastlib.augment import Pipeline, audit
 from mastlib.errors import refuse
-from mastlib.evaluation.subspaces import BATCH, trained_method
+from mastlib.evaluation.subspaces import BATCH, run_pipeline, trained_method
 from mastlib.methods.base import Method
 from mastlib.methods.mast import MAST, PER_DIMENSION, TAU_RANGE
 from mastlib.runs import Run
@@ -28,7 +28,7 @@ def of_run(run: Run) -> tuple[Read, Pipeline]:
     Raises InputError for a run without an uncertainty of each image.
     """
     method = _method(run, PER_IMAGE)
-    return partial(variances, method), get_pipeline(run.spec.augmentations, run.spec.image_size, run.spec.without)
+    return partial(variances, method), run_pipeline(run)
 
 
 def uncertainties(run: Run, views: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def mismatches(run: Run, images: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]
     method = _method(run, PREDICTED)
     aware, _ = _weights(method)
     masks = aware.masks()
-    pipeline = get_pipeline(run.spec.augmentations, run.spec.image_size, run.spec.without)
+    pipeline = run_pipeline(run)
     columns = []
     for k, name in enumerate(pipeline.names):
         draw = torch.Generator().manual_seed(seed)

@@ -11,17 +11,29 @@ from mastlib.files import outputs_dir, write_text
 from mastlib.ledger.claims import CLAIMS, ledger
 from mastlib.ledger.kept import Part, joined
 
-#: Claim -> (chapter, name of the figure or table there) that shows it best.
-SHOWN_IN: Mapping[str, tuple[str, str]] = MappingProxyType(
-    dict.fromkeys(("M1", "M2", "M3"), ("03_motivation_ablation", "fig-motivation"))
-    | dict.fromkeys(("M4", "M5", "M6", "M11"), ("04_mast_training", "fig-mast-groups"))
-    | dict.fromkeys(("M10",), ("04_mast_training", "fig-mast-cues"))
-    | dict.fromkeys(("M14", "A9"), ("04_mast_training", "fig-mast-cost"))
-    | dict.fromkeys(("I1",), ("08_why_transfer", "fig-why-synthetic"))
-    | dict.fromkeys(("I2",), ("08_why_transfer", "fig-why-trade-off"))
-    | dict.fromkeys(("I3",), ("08_why_transfer", "fig-why-intrinsic"))
-    | dict.fromkeys(("I4", "I5", "I6"), ("08_why_transfer", "fig-why-effects"))
-)
+#: Chapter -> its figures -> the claims that each shows best.
+FIGURES: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "03_motivation_ablation": {"fig-motivation": "M1 M2 M3"},
+        "04_mast_training": {"fig-mast-groups": "M4 M5 M6 M11", "fig-mast-cues": "M10", "fig-mast-cost": "M14 A9"},
+        "05_augself_cassle": {
+            "fig-augself-cassle-targets": "A1 A2 A3", "fig-augself-cassle-map": "A4 A6 C1", "fig-augself-cassle-few": "A5",
+            "fig-augself-cassle-information": "A7", "fig-augself-cassle-hue": "A8 C5", "fig-augself-cassle-told": "C2",
+            "fig-augself-cassle-layers": "C3", "fig-augself-cassle-modes": "C4",
+        },
+        "06_mask_analysis": {"fig-subspaces-overlap": "M7", "fig-subspaces-own": "M8", "fig-masks-alone": "M9"},
+        "07_uncertainty": {"fig-doubt-strength": "M12", "fig-doubt-errors": "M13"},
+        "08_why_transfer": {
+            "fig-why-synthetic": "I1", "fig-why-trade-off": "I2", "fig-why-intrinsic": "I3", "fig-why-effects": "I4 I5 I6",
+        },
+    }
+)  # fmt: skip
+SHOWN_IN = {
+    claim: (chapter, figure)
+    for chapter, figures in FIGURES.items()
+    for figure, claims in figures.items()
+    for claim in claims.split()
+}
 
 
 def entries(tier: str, parts: Iterable[Part]) -> pd.DataFrame:

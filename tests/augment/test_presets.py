@@ -20,6 +20,7 @@ def test_presets_hold_the_published_augmentations() -> None:
         "augself_weak": five, "augself_default": five, "augself_strong": five, "augself_rot": (*five, "rot90"),
         "augself_sol": (*five[:3], "solarize", *five[3:]), "spatial": five[:2], "appearance": five[2:],
         "moco_v2": ("crop", "color", "grayscale", "blur", "flip"), "default": ("crop", "color", "grayscale", "blur", "flip"),
+        "jitter_twice": (*five[:3], "color_again", *five[3:]),
     }  # fmt: skip
     assert [op.p for op in get_pipeline("extended15", 96).ops[5:]] == [0.5] * 10
     for name, crop_scale, widths in (
@@ -45,6 +46,22 @@ def test_a_quarter_turn_is_real_in_three_of_eight_views_and_every_one_as_often()
     shares = torch.bincount(params["rot90"][:, 0].long(), minlength=4) / 8000
     assert torch.allclose(shares, torch.tensor([0.625, 0.125, 0.125, 0.125]), atol=0.02)
     assert torch.equal(applied["rot90"], params["rot90"][:, 0] > 0)
+
+
+def test_the_doubled_jitter_is_the_same_operation_under_two_names() -> None:
+    pipeline = get_pipeline("jitter_twice", 24)
+    first, second = (op for op in pipeline.ops if isinstance(op, ColorJitter))
+    assert (first.name, second.name) == ("color", "color_again") and first.p == second.p == 0.8
+    assert torch.equal(first.widths, second.widths)
+    images = torch.rand(200, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    rows = first.sample(200, torch.Generator().manual_seed(1))
+    nothing = {op.name: op.identity.expand(200, -1) for op in pipeline.ops}
+    alone = [pipeline.apply(images, nothing | {name: rows}) for name in ("color", "color_again")]
+    assert torch.equal(*alone) and not torch.equal(alone[0], images)
+    views = pipeline.views(images, "isolate_one", torch.Generator().manual_seed(2), crop_redrawn=0.0, weights={
+        name: float(name.startswith("color")) for name in pipeline.names})  # fmt: skip
+    one, other = (audit(views)[:, pipeline.names.index(name)] for name in ("color", "color_again"))
+    assert torch.equal(one, ~other) and 60 < int(one.sum()) < 140, "a pair differs in one of the two alone"
 
 
 PUBLISHED = (0.1, 2.0)  # pixels

@@ -108,6 +108,19 @@ def test_the_key_knows_notebook_parameters_code_and_data(
     assert len({changed, worded, key()}) == 3
 
 
+def test_a_tier_gives_chapters_parameters_that_they_declare_unless_others_are_given(
+    tiny: Path, write_chapter: Callable[..., None]
+) -> None:
+    def seeds(tier: str, **given: object) -> tuple[object, object]:
+        [chapter] = book.plan(tiny, tier, {"one": given} if given else {})[1]
+        return chapter.values.get("seeds"), chapter.parameters.get("seeds")
+
+    assert seeds("smoke") == (None, None)
+    write_chapter(tiny / "chapters" / "one.ipynb", parameters='tier: str = "laptop"\nseeds: list[int] = [0, 1, 2]')
+    assert seeds("smoke") == ([0], [0]) and seeds("laptop") == ([0, 1, 2], None)
+    assert seeds("smoke", seeds=[3, 4]) == ([3, 4], [3, 4])
+
+
 @pytest.mark.parametrize(
     ("tier", "arguments", "said"),
     [

@@ -13,8 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CHAPTERS = [
-    "01_images_and_tasks", "02_augmentations", "03_motivation_ablation", "04_mast_training", "05_augself_cassle", "06_subspaces",
-    "08_why_transfer", "10_method_catalogue", "11_runs", "a1_reconstruction", "a2_losses",
+    "01_images_and_tasks", "02_augmentations", "03_motivation_ablation", "04_mast_training", "05_augself_cassle",
+    "06_mask_analysis", "07_uncertainty", "08_why_transfer", "09_claims_ledger", "10_method_catalogue", "11_runs",
+    "a1_reconstruction", "a2_losses",
 ]  # fmt: skip
 
 

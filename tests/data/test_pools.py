@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mastlib.data import bank, rendered, scenes
-from mastlib.data.pools import BOX, LATENTS_SEED, MIRRORED_SEED, load_pool
+from mastlib.data.pools import BOX, LATENTS_SEED, MIRRORED_SEED, load_pool, side_of
 from mastlib.data.pretraining import OBJECTS_SEED, pretraining_images
 from mastlib.data.splits import concept_split
 from mastlib.errors import InputError
@@ -182,3 +182,12 @@ def test_a_failed_rendering_leaves_nothing_behind(monkeypatch):
 def test_bad_input_is_named(call, word):
     with pytest.raises(InputError, match=word):
         call()
+
+
+def test_a_side_is_evenly_covered():
+    pool = load_pool("objects", 16)
+    every = np.flatnonzero(pool.table["split"] == "val")
+    rows = side_of(pool, "val", 50)
+    assert len(rows) == 50 and set(rows) <= set(every) and {every[0], every[-1]} <= set(rows)
+    assert np.ptp(np.diff(np.searchsorted(every, rows))) <= 1
+    np.testing.assert_array_equal(side_of(pool, "val", 10**6), every)

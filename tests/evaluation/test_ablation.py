@@ -80,6 +80,9 @@ def test_a_task_lives_in_the_dimensions_that_tell_it(task: Task) -> None:
     assert drawn["value"].mean() < first.loc[f"only {mine}", "value"]
     again = ablate(task, features, MASKS, NAMES, pool, draws=4, grid=GRID)
     pd.testing.assert_frame_equal(again, table)
+    alone = ablate(task, features, MASKS, NAMES, pool, draws=4, grid=GRID, without=False)
+    kept = table[~table["space"].str.contains("without")].reset_index(drop=True)
+    pd.testing.assert_frame_equal(alone, kept)
     other_seed = ablate(task, features, MASKS, NAMES, pool, draws=4, grid=GRID, seed=1)
     assert not other_seed["value"].equals(table["value"])
 

@@ -5,10 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.cluster import hierarchy
 
+from mastlib.augment.presets import get_pipeline
 from mastlib.errors import InputError
-from mastlib.evaluation.masks import kinship, read_masks, sharing, tree
+from mastlib.evaluation.masks import groups_of, holders, kinship, read_masks, sharing, tree
 from mastlib.methods.masks import overlap
 from mastlib.spec import RunSpec
 from mastlib.training import fit
@@ -45,6 +47,26 @@ def test_sharing_counts_dimensions():
     assert independent["unique"].tolist() == pytest.approx(independent["expected unique"].tolist(), abs=0.01)
     with pytest.raises(InputError, match="a row for each of a, b"):
         sharing(masks, ["a", "b"])
+
+
+def test_holders_count_subspaces_and_expect_what_independent_ones_have():
+    masks = torch.tensor([[0.9, 0.9, 0.1, 0.6], [0.9, 0.1, 0.2, 0.5], [0.7, 0.2, 0.3, 0.4]])
+    table = holders(masks)  # held by 3, 1, 0 and 2
+    assert table["subspaces"].tolist() == [0, 1, 2, 3] and table["share"].tolist() == [0.25] * 4
+    by_hand = {0: 0.25 * 0.5 * 0.75, 3: 0.75 * 0.5 * 0.25}
+    assert table["expected"][[0, 3]].tolist() == pytest.approx(list(by_hand.values()))
+    equal = holders((torch.rand(15, 1000, generator=torch.Generator().manual_seed(0)).argsort(dim=1) < 300).float())
+    assert equal["expected"].tolist() == pytest.approx(stats.binom(15, 0.3).pmf(range(16)).tolist())
+    assert equal["share"].tolist() == pytest.approx(equal["expected"].tolist(), abs=0.04)
+    assert equal["share"].sum() == pytest.approx(1)
+
+
+def test_groups_are_what_pixels_undergo():
+    found = groups_of(get_pipeline("extended15", 32))
+    spatial = {"crop", "flip", "rotate", "shear_x", "shear_y", "translate_x", "translate_y"}
+    assert {name for name, group in found.items() if group == "spatial"} == spatial and len(found) == 15
+    for group in ("spatial", "appearance"):
+        assert set(groups_of(get_pipeline(group, 32)).values()) == {group}
 
 
 def relatives(noise=0.3):
