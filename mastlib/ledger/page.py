@@ -15,7 +15,7 @@ from mastlib.ledger.kept import Part, joined
 FIGURES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "03_motivation_ablation": {"fig-motivation": "M1 M2 M3"},
-        "04_mast_training": {"fig-effects": "M4 M11 M14 A9", "fig-mast-parts": "M5 M6", "fig-mast-cues": "M10"},
+        "04_mast_training": {"fig-mast-groups": "M4 M5 M6 M11", "fig-mast-cues": "M10", "fig-mast-cost": "M14 A9"},
         "05_augself_cassle": {
             "fig-augself-cassle-targets": "A1 A2 A3", "fig-augself-cassle-map": "A4 A6 C1", "fig-augself-cassle-few": "A5",
             "fig-augself-cassle-information": "A7", "fig-augself-cassle-hue": "A8 C5", "fig-augself-cassle-told": "C2",

@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from mastlib import cost as costing
+from mastlib.augment.presets import get_pipeline
 from mastlib.catalogue import pair_spec
-from mastlib.experiments import Arms, counted
+from mastlib.experiments import TARGETS, Arms, counted
 from mastlib.ledger.claims import EVIDENCE
 from mastlib.study import Study
 
@@ -43,20 +44,22 @@ def priced(tier: str, few: str, many: str, arms: Arms, overrides: Mapping[str, A
     """What arms of `experiments.mast`, and AugSelf on the host of its paper, cost over others: rows of `cost.compare`.
 
     "mast" and "mast, few" over their hosts, "looc" over MAST and "looc, host" over its host, "augself" over its host.
+    AugSelf has the targets that are in `few`; without any it is not there.
     """
     a, b = counted(few, many)
-    shared = {"augmentations": few, **overrides}
-    specs = {
-        **arms,
-        **{f"SimSiam {a}, {one}": pair_spec(tier, "simsiam", one, **shared) for one in ("none", "augself")},
-    }
+    specs = dict(arms)
     pairs = {
         "mast": (f"MAST {b}", f"VICReg {b}"),
         "mast, few": (f"MAST {a}", f"VICReg {a}"),
         "looc": (f"LooC {a}", f"MAST {a}"),
         "looc, host": (f"LooC {a}", f"MoCo {a}"),
-        "augself": (f"SimSiam {a}, augself", f"SimSiam {a}, none"),
     }
+    host = pair_spec(tier, "simsiam", "none", augmentations=few, **overrides)
+    targets = [name for name in TARGETS if name in get_pipeline(few, host.image_size, host.without).names]
+    if targets:
+        told = {"augself_tasks": targets, "augself_weights": [1.0] * len(targets)}
+        pairs["augself"] = f"SimSiam {a} + AugSelf", f"SimSiam {a}"
+        specs |= dict(zip(pairs["augself"], (host.replace(awareness="augself", **told), host), strict=True))
     wanted = {name for pair in pairs.values() for name in pair}
     return costing.costs({name: spec for name, spec in specs.items() if name in wanted}, pairs)
 

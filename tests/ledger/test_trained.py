@@ -103,6 +103,19 @@ def test_prices_are_of_arms_that_differ_in_one_method(monkeypatch):
     assert specs["MAST 15"].uncertainty == "reweight"
 
 
+def test_augself_is_priced_with_the_targets_that_views_have(monkeypatch):
+    monkeypatch.setattr(cost, "costs", lambda specs, pairs: (specs, pairs))
+
+    def targets(few, **overrides):
+        arms = mast("smoke", few, "extended15", [0.15, 0.4], overrides)
+        specs, pairs = trained.priced("smoke", few, "extended15", arms, overrides)
+        assert {*specs} == {name for pair in pairs.values() for name in pair}
+        return specs[pairs["augself"][0]].augself_tasks if "augself" in pairs else ()
+
+    assert targets("standard5") == ("crop", "color") and targets("spatial") == ("crop",)
+    assert targets("appearance") == ("color",) and targets("standard5", without=["crop", "color"]) == ()
+
+
 def test_costs_of_the_claims_are_kept_and_others_are_not():
     rows = [
         (arm, "x", m, 1.1, 1.0, 1.2, 1, 1)
