@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -10,6 +10,8 @@ import pandas as pd
 
 from mastlib.augment.presets import get_pipeline
 from mastlib.catalogue import pair_spec
+from mastlib.errors import check_choice, refuse
+from mastlib.methods import AWARENESS, HOSTS, REFUSED
 from mastlib.spec import RunSpec
 from mastlib.tiers import tier_spec
 
@@ -19,6 +21,16 @@ FIVE, TWICE, FREE = "MAST, five", "jitter twice", "jitter twice, likeness free"
 FAMILIES = ("default", "spatial", "appearance")
 TWINS = tuple(f"{FAMILIES[0]}, twin {k}" for k in range(1, len(FAMILIES)))
 TWIN = 1000  # from a seed to its twin's
+#: What chapter 05 adds to a host -> the hosts that it is tried on (none: all that it goes with), and its settings.
+RIVALS: Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]] = MappingProxyType(
+    {
+        "none": ((), {}), "augself": ((), {}), "cassle": ((), {}),
+        "mast": (("vicreg",), {"uncertainty": "reweight"}), "looc": (("moco",), {}),
+    }
+)  # fmt: skip
+TARGETS = "crop", "color"  # of AugSelf, whose usual form has both
+CONCAT = "concat"  # CASSLE's usual mode of conditioning
+COUNTED_AT = 32  # pixels; how many augmentations a preset has does not depend on it
 
 
 def compared(arms: Arms) -> pd.DataFrame:
@@ -36,16 +48,41 @@ def motivation(tier: str, host: str, augmentations: str, overrides: Mapping[str,
     }
 
 
-def mast(tier: str, augmentations: str, overrides: Mapping[str, Any]) -> Arms:
-    """MAST, its host, the host on MAST's pairs (a control without masks), and the host without what takes colour away."""
-    host = tier_spec(tier, augmentations=augmentations, **overrides)
-    masked = pair_spec(tier, "vicreg", "mast", augmentations=augmentations, **overrides)
-    return {
-        "VICReg": host,
-        "VICReg, no colour ops": host.replace(without=["color", "grayscale"]),
-        "VICReg, MAST's pairs": host.replace(pairing=masked.pairing),
-        "MAST": masked,
-    }
+def counted(few: str, many: str) -> tuple[int, int]:
+    """How many augmentations two presets have. Raises InputError unless the second has more."""
+    first, second = (len(get_pipeline(name, COUNTED_AT).names) for name in (few, many))
+    if not first < second:
+        raise refuse("many", many, f"a preset of more augmentations than the {first} of few = {few!r}")
+    return first, second
+
+
+def mast(tier: str, few: str, many: str, badges: Sequence[float], overrides: Mapping[str, Any]) -> Arms:
+    """MAST and its host with few and many augmentations, and what tells MAST's parts apart.
+
+    "sure": MAST whose pairs all weigh the same. The host on MAST's pairs is a control without masks; another has no operation that
+    takes colour away. LooC stands beside its own host. With `badges` host and MAST are trained on scenes with two cues.
+    Raises InputError for presets in another order and for fewer than two sizes of badges.
+    """
+    a, b = counted(few, many)
+    if len(badges) < 2 or sorted({0, *badges}) != [0, *badges]:
+        raise refuse("badges", list(badges), "two sizes or more, above 0 and in rising order")
+    arms: Arms = {}
+    for count, preset in ((a, few), (b, many)):
+        shared = {"augmentations": preset, **overrides}
+        arms[f"VICReg {count}"] = tier_spec(tier, **shared)
+        arms[f"MAST {count}"] = pair_spec(tier, "vicreg", "mast", **{"uncertainty": "reweight", **shared})
+        arms[f"MAST {count}, sure"] = arms[f"MAST {count}"].replace(uncertainty="none")
+    host, masked = arms[f"VICReg {a}"], arms[f"MAST {a}"]
+    there = get_pipeline(few, host.image_size, host.without).names
+    arms[f"VICReg {a}, MAST's pairs"] = host.replace(pairing=masked.pairing)
+    arms[f"VICReg {a}, no colour ops"] = host.replace(
+        without=[*host.without, *(name for name in ("color", "grayscale") if name in there)]
+    )
+    arms[f"MoCo {a}"] = pair_spec(tier, "moco", "none", augmentations=few, **overrides)
+    arms[f"LooC {a}"] = pair_spec(tier, "moco", "looc", augmentations=few, **overrides)
+    for name in (f"VICReg {a}", f"MAST {a}"):
+        arms |= {f"{name}, badge {badge:g}": arms[name].replace(badge=badge) for badge in badges}
+    return arms
 
 
 def masks(tier: str, augmentations: str, overrides: Mapping[str, Any]) -> Arms:
@@ -69,14 +106,53 @@ def uncertainty(tier: str, augmentations: str, overrides: Mapping[str, Any]) -> 
     return {"MAST": masks(tier, augmentations, overrides)["MAST"]}
 
 
-def rivals(tier: str, augmentations: str, overrides: Mapping[str, Any]) -> Arms:
-    """AugSelf and CASSLE, each beside a host of its paper."""
+def named(host: str, awareness: str = "none", form: str = "") -> str:
+    """The name of an arm: its host, what was added to it, and in which form, if not the usual one."""
+    parts = [HOSTS[host]] + ([AWARENESS[awareness]] if awareness != "none" else [])
+    return " + ".join(path.rpartition(".")[2] for path in parts) + (f", {form}" if form else "")
+
+
+def rivals(
+    tier: str,
+    hosts: Sequence[str],
+    augmentations: str,
+    targets_of: str,
+    modes_of: str,
+    modes: Sequence[str],
+    jitter: Sequence[str],
+    overrides: Mapping[str, Any],
+) -> Arms:
+    """Every host plain, with AugSelf and with CASSLE, as far as they go together; MAST on VICReg, LooC on MoCo (`RIVALS`).
+
+    The host `targets_of` also with each of AugSelf's targets alone, and, plain and with AugSelf, with the presets `jitter` in
+    place of `augmentations`; `modes_of` with CASSLE's other `modes` of conditioning. Both are there even if `hosts` lacks them.
+    """
     shared = {"augmentations": augmentations, **overrides}
+    arms = {}
+    for host in dict.fromkeys(check_choice("host", one, HOSTS) for one in (*hosts, targets_of, modes_of)):
+        for awareness, (only, settings) in RIVALS.items():
+            if (host, awareness) not in REFUSED and host in (only or HOSTS):
+                arms[named(host, awareness)] = pair_spec(tier, host, awareness, **{**settings, **shared})
+    for target in TARGETS:
+        alone = {"augself_tasks": (target,), "augself_weights": (1.0,)}
+        arms[named(targets_of, "augself", target)] = pair_spec(tier, targets_of, "augself", **{**alone, **shared})
+    for preset in jitter:
+        if preset != augmentations:
+            for awareness in ("none", "augself"):
+                spec = pair_spec(tier, targets_of, awareness, **{**shared, "augmentations": preset})
+                arms[named(targets_of, awareness, preset)] = spec
+    for mode in modes:
+        if mode != CONCAT:
+            arms[named(modes_of, "cassle", mode)] = pair_spec(tier, modes_of, "cassle", condition_mode=mode, **shared)
+    return arms
+
+
+def additions(arms: Arms) -> dict[str, tuple[str, str]]:
+    """Each arm that is a host with an awareness in its usual form -> it and its host, which it is compared with."""
     return {
-        "SimSiam": pair_spec(tier, "simsiam", "none", **shared),
-        "SimSiam + AugSelf": pair_spec(tier, "simsiam", "augself", **shared),
-        "MoCo": pair_spec(tier, "moco", "none", **shared),
-        "MoCo + CASSLE": pair_spec(tier, "moco", "cassle", **shared),
+        arm: (arm, named(spec.host))
+        for arm, spec in arms.items()
+        if spec.awareness != "none" and arm == named(spec.host, spec.awareness)
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,6 +19,8 @@ from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 from scipy.cluster import hierarchy
 from torch import Tensor
+
+from mastlib.stats import interval
 
 WIDTH = 7.2  # inches: the text width of the book and of a two-column page
 MARKERS = "osD^vPX*"  # beside colour, so that a figure reads in grey
@@ -185,11 +188,12 @@ def intervals(frame: pd.DataFrame, group: str, label: str, order: Sequence[str],
         part = frame[frame[label] == name].set_index(group).reindex(groups)
         _whiskers(ax, part, places + offset, fmt=marker, color=colour, label=name)
     ax.set_yticks(places, groups)
-    ax.set(xlabel=text)
+    ax.set(xlabel=text, ylim=(-0.5, len(groups) - 0.5))
     ax.grid(axis="y", visible=False)
     for border in places[:-1] - 0.5:
         ax.axhline(border, color="0.85", lw=0.8)
-    figure.legend(loc="outside upper center", ncols=min(3, len(order)))
+    short = sum(map(len, order)) < 50
+    figure.legend(loc="outside upper center", ncols=len(order) if short else 3)
     return figure
 
 
@@ -201,8 +205,8 @@ def effects(
     All panels share their scale; there are at most five side by side.
     """
     groups = list(dict.fromkeys(frame[group]))
-    columns = min(5, len(order))
-    rows = -(-len(order) // columns)
+    columns = min(5, len(order)) or 1  # without any comparison, an empty figure
+    rows = -(-len(order) // columns) or 1
     size = WIDTH, rows * (0.24 * len(groups) + 0.3) + 0.6
     figure, axes = plt.subplots(
         rows, columns, figsize=size, sharex=True, sharey=True, layout="constrained", squeeze=False
@@ -280,17 +284,30 @@ def matrix(values: pd.DataFrame, label: str, limits: tuple[float, float]) -> Fig
     return figure
 
 
-def change_map(values: pd.DataFrame, label: str, text: str = "made invariant to", digits: int = 3) -> Figure:
+def change_map(
+    values: pd.DataFrame,
+    label: str,
+    text: str = "made invariant to",
+    *,
+    fmt: str = "+.3f",
+    sure: pd.DataFrame | None = None,
+) -> Figure:
     """A matrix of changes with its numbers written in, blue for worse and orange for better, white at no change.
 
-    `text` labels the x axis; numbers have so many `digits`.
+    `text` labels the columns; numbers where `sure`, a matrix of bools, is true are bold with an asterisk.
     """
     figure, ax = plt.subplots(figsize=(WIDTH, 0.34 * len(values) + 0.8), layout="constrained")
     limit = float(np.nanmax(np.abs(values.to_numpy())))
     sns.heatmap(
-        values, annot=True, fmt=f"+.{digits}f", center=0, vmin=-limit, vmax=limit, ax=ax, cbar_kws={"label": label},
+        values, annot=True, fmt=fmt, center=0, vmin=-limit, vmax=limit, ax=ax, cbar_kws={"label": label, "pad": 0.02},
         cmap=sns.diverging_palette(245, 40, s=85, l=58, as_cmap=True),
     )  # fmt: skip
+    ax.grid(False)  # it would show through where there is no number
+    for written in ax.texts if sure is not None else ():
+        column, row = (int(place) for place in written.get_position())
+        if sure is not None and sure.iloc[row, column]:
+            written.set(text=f"{written.get_text()}*", weight="bold")
+    ax.set_xticks(ax.get_xticks(), [fill(str(name), 11) for name in values], fontsize=8)  # beside one another
     ax.set(xlabel=text, ylabel="")
     ax.tick_params(axis="y", rotation=0)
     return figure
@@ -352,6 +369,49 @@ def panels(
     figure.supylabel(texts[1], fontsize=9)
     if len(kinds) > 1:
         figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(kinds)))
+    return figure
+
+
+def lines(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    kind: str,
+    order: Sequence[str],
+    texts: tuple[str, str],
+    panel: str | None = None,
+) -> Figure:
+    """Column `y` over `x`, numbers or names in their order: means over seeds with the band of their 95% t interval.
+
+    A line for each `kind` value in `order`, and at most three panels side by side, one for each `panel` value. `texts` label
+    the axes. One seed has a line and no band.
+    """
+    names = [""] if panel is None else list(dict.fromkeys(frame[panel]))
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    size = WIDTH, (2.0 if rows > 1 else 2.6) * rows + 0.8
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, sharex=True, sharey=True, layout="constrained", squeeze=False
+    )
+    for ax, name in zip(axes.flat, names, strict=False):
+        shown = frame if panel is None else frame[frame[panel] == name]
+        sns.lineplot(
+            shown, x=x, y=y, hue=kind, hue_order=order, style=kind, style_order=order, markers=list(MARKERS[: len(order)]),
+            dashes=False, errorbar=lambda values: interval(values)[1:3], ax=ax, legend=ax is axes.flat[0],
+        )  # fmt: skip
+        ax.set(xlabel="", ylabel="", title=name)
+        ax.tick_params(axis="x", labelbottom=True)
+        if pd.api.types.is_numeric_dtype(frame[x]):
+            ax.set_xticks(sorted(set(frame[x])))
+        else:
+            plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
+    for ax in axes.flat[len(names) :]:
+        ax.set_visible(False)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    axes.flat[0].get_legend().remove()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(order)))
+    figure.supxlabel(texts[0], fontsize=9)
+    figure.supylabel(texts[1], fontsize=9)
     return figure
 
 

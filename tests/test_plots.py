@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
@@ -29,7 +30,7 @@ def test_intervals_reach_from_low_to_high():
     assert [t.get_text() for t in ax.get_yticklabels()] == ["tone", "flag"]
     ends = np.array(ax.containers[0].lines[2][0].get_segments())[:, :, 0]
     np.testing.assert_allclose(ends, [[0.4, 0.7], [0.2, 0.5]])
-    assert ax.get_xlabel() == "score"
+    assert ax.get_xlabel() == "score" and ax.get_ylim() == (-0.5, 1.5)
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["x", "y"]
 
 
@@ -42,6 +43,8 @@ def test_one_seed_has_a_mark_and_no_whisker():
 def test_effects_have_a_panel_per_comparison():
     figure = plots.effects(ROWS, "task", "arm", ["x", "y"], "difference")
     assert [ax.get_title() for ax in figure.axes] == ["x", "y"]
+    nothing = plots.effects(ROWS[:0], "task", "arm", [], "difference")
+    assert [ax.get_visible() for ax in nothing.axes] == [False]
 
 
 def test_effects_of_many_comparisons_lose_none_and_bars_are_as_long_as_means():
@@ -78,6 +81,36 @@ def test_curves_and_maps_draw_every_series():
         "0.00",
         "0.30",
     }
+
+
+def test_a_change_map_marks_what_is_sure_and_nothing_else():
+    wide = pd.DataFrame([[1.0, -2.0], [np.nan, 3.0]], index=["t", "u"], columns=["place and size", "q"])
+    sure = pd.DataFrame([[False, True], [True, False]], index=wide.index, columns=wide.columns)
+    ax = plots.change_map(wide, "points", "task", fmt="+.1f", sure=sure).axes[0]
+    assert [t.get_text() for t in ax.texts] == ["+1.0", "-2.0*", "+3.0"] and ax.get_xlabel() == "task"
+    assert [t.get_weight() for t in ax.texts] == ["normal", "bold", "normal"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["place and\nsize", "q"]
+
+
+def test_lines_have_means_and_students_interval_over_seeds_in_panels():
+    draw = np.random.default_rng(0)
+    rows = [(p, x, k, s, draw.normal()) for p in "uvwz" for x in ("b", "a") for k in ("m", "n") for s in range(3)]
+    frame = pd.DataFrame(rows, columns=["panel", "x", "kind", "seed", "y"])
+    figure = plots.lines(frame, "x", "y", "kind", ["n", "m"], ("across", "up"), "panel")
+    shown = [ax for ax in figure.axes if ax.get_visible()]
+    assert [ax.get_title() for ax in shown] == list("uvwz") and len({ax.get_ylim() for ax in shown}) == 1
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["n", "m"]
+    for ax, name in zip(shown, "uvwz", strict=True):
+        for line, band, kind in zip(ax.lines, ax.collections, ["n", "m"], strict=False):
+            mine = frame[(frame["panel"] == name) & (frame["kind"] == kind)].groupby("x", sort=False)["y"]
+            np.testing.assert_allclose(line.get_ydata(), mine.mean())
+            low, high = scipy.stats.t.interval(0.95, 2, mine.mean(), mine.sem())
+            corners = band.get_paths()[0].vertices[:, 1]
+            assert (corners.min(), corners.max()) == pytest.approx((low.min(), high.max()))
+    alone = plots.lines(
+        frame[(frame["seed"] == 0) & (frame["panel"] == "u")], "x", "y", "kind", ["m"], ("across", "up")
+    )
+    assert len(alone.axes) == 1 and np.isfinite(alone.axes[0].lines[0].get_ydata()).all()
 
 
 def test_contact_sheet_has_a_cell_for_each_image():
@@ -174,5 +207,5 @@ def test_a_wide_matrix_and_a_map_of_changes_write_every_number():
     wide = pd.DataFrame(np.arange(90).reshape(9, 10) / 100)
     texts = [float(t.get_text()) for t in plots.matrix(wide, "share", (0, 1)).axes[0].texts]
     np.testing.assert_allclose(texts, wide.to_numpy().ravel())
-    ax = plots.change_map(wide - 0.4, "change", "kept", 2).axes[0]
+    ax = plots.change_map(wide - 0.4, "change", "kept", fmt="+.2f").axes[0]
     assert ax.get_xlabel() == "kept" and ax.texts[0].get_text() == "-0.40"

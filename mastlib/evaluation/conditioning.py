@@ -15,10 +15,11 @@ from mastlib.runs import Run
 
 @torch.no_grad()
 def agreement(run: Run, images: Tensor, seed: int = 0) -> dict[str, float]:
-    """Mean cosine between the embeddings of two views of each of `images` `(N, 3, S, S)`, three times.
+    """Mean cosine between the embeddings of two views of each of `images` `(N, 3, S, S)`, four times.
 
-    "right": each view is told its own descriptor; "wrong": the second is told another image's; "unrelated": the second view and
-    what it is told are another image's. A projector that does not read the descriptor has "wrong" at "right".
+    "right": each view is told its own descriptor; "wrong": the second is told another image's; "resampled": it is told one drawn
+    anew for its image; "unrelated": the second view and what it is told are another image's. A projector that does not read the
+    descriptor has "wrong" and "resampled" at "right".
     Source: Przewięźlikowski et al. 2024, the comparison with false augmentation information; its batch is reversed, ours
     shifted, so that no image is told its own.
     Raises InputError for a run of another method, and for less than two images.
@@ -29,9 +30,10 @@ def agreement(run: Run, images: Tensor, seed: int = 0) -> dict[str, float]:
         raise refuse("images", f"{len(images)} images", "two or more")
     method = trained_method(run)
     pipeline = get_pipeline(run.spec.augmentations, run.spec.image_size, run.spec.without)
-    draw = torch.Generator().manual_seed(seed)
+    draw, anew = (torch.Generator().manual_seed(number) for number in (seed, seed + 1))
     features: list[list[Tensor]] = [[], []]
     told: list[list[Tensor]] = [[], []]
+    redrawn = []
     for part in images.split(BATCH):
         views = pipeline.views(part, "independent", draw, color_diff=method.aware.wants_color_diff)
         for view, (image, descriptor) in enumerate(
@@ -39,8 +41,10 @@ def agreement(run: Run, images: Tensor, seed: int = 0) -> dict[str, float]:
         ):
             features[view].append(method.features(image))
             told[view].append(descriptor)
+        others = pipeline.views(part, "independent", anew, color_diff=method.aware.wants_color_diff)
+        redrawn.append(descriptors(others, run.spec.condition_on)[1])
     (f1, f2), (w1, w2) = ([torch.cat(rows) for rows in both] for both in (features, told))
     first, right = method.projector(f1, w1)[0], method.projector(f2, w2)[0]
-    wrong = method.projector(f2, w2.roll(1, dims=0))[0]
-    seconds = {"right": right, "wrong": wrong, "unrelated": right.roll(1, dims=0)}
+    wrong, resampled = (method.projector(f2, false)[0] for false in (w2.roll(1, dims=0), torch.cat(redrawn)))
+    seconds = {"right": right, "wrong": wrong, "resampled": resampled, "unrelated": right.roll(1, dims=0)}
     return {name: float(cosine_similarity(first.double(), z.double()).mean()) for name, z in seconds.items()}

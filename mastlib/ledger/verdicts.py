@@ -56,6 +56,7 @@ COSINE = Unit("cosine", 0.02)
 NATS = Unit("nats", 0.02)
 SHARE = Unit("share", 0.05)
 RANK = Unit("ranks", 0.25)
+UNITS = {unit.name: unit.least for unit in (SCORE, LOGRATIO, CORRELATION, COSINE, NATS, SHARE, RANK)}
 
 
 def effect(what: str, at: Callable[[float], Interval], unit: Unit, *, as_good_as: bool = False) -> Effect:

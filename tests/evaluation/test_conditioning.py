@@ -38,14 +38,16 @@ def planted(monkeypatch: pytest.MonkeyPatch, project) -> dict[str, float]:  # ty
 def test_a_projector_that_ignores_the_descriptor_agrees_as_much_when_told_wrong(monkeypatch):
     found = planted(monkeypatch, lambda f, w: f - f.mean(dim=0))
     assert found["right"] == pytest.approx(found["wrong"], abs=1e-6)
+    assert found["right"] == pytest.approx(found["resampled"], abs=1e-6)
     assert found["right"] > found["unrelated"] + 0.05
 
 
 def test_a_projector_that_shows_the_descriptor_agrees_with_it_alone(monkeypatch):
-    """It shows two numbers of what it is told, so all three are cosines of independent draws with the second view's own."""
+    """It shows two numbers of what it is told, so all are cosines of independent draws with the second view's own."""
     found = planted(monkeypatch, lambda f, w: (w - w.mean(dim=0))[:, :2])
     assert all(abs(value) < 0.2 for value in found.values())  # two views are told independent things
     assert found["wrong"] == pytest.approx(found["unrelated"], abs=1e-6) != found["right"]
+    assert len({round(found[name], 6) for name in ("right", "wrong", "resampled")}) == 3
 
 
 def test_a_trained_run_is_read_in_eval_mode_and_by_its_own_keys():

@@ -1,0 +1,72 @@
+"""Tables of evidence on MAST's training (`claims.EVIDENCE`), from the arms of `experiments.mast`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from mastlib import cost as costing
+from mastlib.catalogue import pair_spec
+from mastlib.experiments import Arms, counted
+from mastlib.ledger.claims import EVIDENCE
+from mastlib.study import Study
+
+
+def masked(study: Study, few: str, many: str) -> pd.DataFrame:
+    """Scores of host, MAST and MAST without uncertainty ("sure") with both sets of augmentations, and of LooC with the smaller one.
+
+    The smaller set is "5" and the larger "15", however many they hold. Raises InputError as `experiments.mast`.
+    """
+    a, b = counted(few, many)
+    called = {f"LooC {a}": "looc"}
+    for size, count in (("5", a), ("15", b)):
+        called |= {f"VICReg {count}": f"host {size}", f"MAST {count}": f"mast {size}"}
+        called |= {f"MAST {count}, sure": f"sure {size}"}
+    return _called("masked", study.rows, called)
+
+
+def cues(found: pd.DataFrame, few: str, many: str) -> pd.DataFrame:
+    """Both cues as host and MAST tell them that were trained on badges of each size, and MAST that never saw one ("clean").
+
+    found: rows of `suppressed.cues`. Raises InputError as `experiments.mast`.
+    """
+    a, _ = counted(few, many)
+    called = {f"MAST {a}": "clean"}
+    for badge in found["badge"].unique():
+        called |= {f"VICReg {a}, badge {badge:g}": "host", f"MAST {a}, badge {badge:g}": "mast"}
+    return _called("cues", found, called)
+
+
+def priced(tier: str, few: str, many: str, arms: Arms, overrides: Mapping[str, Any]) -> pd.DataFrame:
+    """What arms of `experiments.mast`, and AugSelf on the host of its paper, cost over others: rows of `cost.compare`.
+
+    "mast" and "mast, few" over their hosts, "looc" over MAST and "looc, host" over its host, "augself" over its host.
+    """
+    a, b = counted(few, many)
+    shared = {"augmentations": few, **overrides}
+    specs = {
+        **arms,
+        **{f"SimSiam {a}, {one}": pair_spec(tier, "simsiam", one, **shared) for one in ("none", "augself")},
+    }
+    pairs = {
+        "mast": (f"MAST {b}", f"VICReg {b}"),
+        "mast, few": (f"MAST {a}", f"VICReg {a}"),
+        "looc": (f"LooC {a}", f"MAST {a}"),
+        "looc, host": (f"LooC {a}", f"MoCo {a}"),
+        "augself": (f"SimSiam {a}, augself", f"SimSiam {a}, none"),
+    }
+    wanted = {name for pair in pairs.values() for name in pair}
+    return costing.costs({name: spec for name, spec in specs.items() if name in wanted}, pairs)
+
+
+def cost(found: pd.DataFrame) -> pd.DataFrame:
+    """Of `priced`: MAST with many augmentations and AugSelf over their hosts, LooC over MAST."""
+    return _called("cost", found, {name: name for name in ("mast", "augself", "looc")})
+
+
+def _called(table: str, rows: pd.DataFrame, called: Mapping[str, str]) -> pd.DataFrame:
+    """The rows of the arms `called`, by the names that `table` has for them, and its columns alone."""
+    mine = rows[rows["arm"].isin(list(called))]
+    return mine.assign(arm=mine["arm"].map(called))[[*EVIDENCE[table]]].reset_index(drop=True)
