@@ -56,8 +56,8 @@ class Grid:
     tier: str
     rows: tuple[Row, ...]
     needs: dict[str, tuple[str, ...]]  # chapter -> names of rows
-    after: dict[str, tuple[str, ...]]  # chapter -> those whose evidence it reads
     keys: dict[str, str]  # chapter -> identity of all that goes into it
+    after: dict[str, tuple[str, ...]]  # chapter -> those whose evidence it reads
 
     @property
     def folder(self) -> Path:
@@ -117,7 +117,7 @@ def grid(root: Path, tier: str, given: Given) -> Grid:
             mine.append(row.name)
         needs[chapter.short] = tuple(mine)
     after = {c.short: tuple(o.short for o in chapters if o is not c) if c.reads_evidence else () for c in chapters}
-    return Grid(tier, tuple(rows.values()), needs, after, {chapter.short: chapter.key for chapter in chapters})
+    return Grid(tier, tuple(rows.values()), needs, {chapter.short: chapter.key for chapter in chapters}, after)
 
 
 def prepare(planned: Grid) -> None:

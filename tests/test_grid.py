@@ -37,7 +37,7 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def small(count: int = 2, **changes: object) -> Grid:
     """A grid of `count` runs that one chapter needs."""
     rows = tuple(Row(f"one-{seed}", "arm", TINY.replace(seed=seed, **changes)) for seed in range(count))
-    return Grid("smoke", rows, {"one": tuple(row.name for row in rows)}, {"one": ()}, {"one": "key"})
+    return Grid("smoke", rows, {"one": tuple(row.name for row in rows)}, {"one": "key"}, {"one": ()})
 
 
 def test_the_books_grid_has_every_run_once():
@@ -79,7 +79,9 @@ def test_a_receipt_stays_only_while_task_code_run_and_page_are_the_same(monkeypa
 
     again = planned
     assert made() == [True, True, True]
-    again = Grid("smoke", (planned.rows[0], Row("one-1", "arm", TINY.replace(seed=7))), planned.needs, {"one": "new"})
+    again = Grid(
+        "smoke", (planned.rows[0], Row("one-1", "arm", TINY.replace(seed=7))), planned.needs, {"one": "new"}, {}
+    )
     assert made() == [True, False, False]
     page.unlink()
     assert made() == [True, True, False]
@@ -125,7 +127,7 @@ import json, sys
 from mastlib.grid import Grid, Row, train_grid
 from mastlib.spec import RunSpec
 spec = RunSpec.from_dict(json.loads(sys.argv[1]))
-train_grid(Grid("smoke", tuple(Row(f"one-{i}", "arm", spec.replace(seed=i)) for i in range(3)), {}, {}), jobs=2)
+train_grid(Grid("smoke", tuple(Row(f"one-{i}", "arm", spec.replace(seed=i)) for i in range(3)), {}, {}, {}), jobs=2)
 """
 
 
@@ -153,7 +155,7 @@ def test_a_machines_gpus_are_shared_out(monkeypatch):
     assert grids._slots(TIERS["laptop"]) == 3 and grids._slots(TIERS["gpu"]) == 5 and grids._slots(TIERS["paper"]) == 1
     given = []
     monkeypatch.setattr(subprocess, "Popen", lambda command, env, **_: given.append((env, command)))
-    planned = Grid("gpu", (Row("one", "arm", TINY),), {}, {})
+    planned = Grid("gpu", (Row("one", "arm", TINY),), {}, {}, {})
     planned.write()
     grids._process(planned, planned.rows[0], 3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,2")

@@ -16,6 +16,7 @@ from mastlib.stats import (
     mean_rank,
     paired_bootstrap,
     paired_difference,
+    spell,
     summarise,
     two_groups,
 )
@@ -239,7 +240,7 @@ def test_interaction_has_the_f_test_and_covers_its_deviation() -> None:
 
 
 def test_means_are_spelled_with_their_interval():
-    found = stats.interval([1.0, 2.0, 4.0])
-    assert stats.spell([1.0, float("nan"), 2.0, 4.0]) == f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
-    assert stats.spell([0.0312], 100, "+.1f") == "+3.1"
-    assert stats.spell([]) == stats.spell([float("nan")]) == "not measured"
+    found = interval([1.0, 2.0, 4.0])
+    assert spell([1.0, float("nan"), 2.0, 4.0]) == f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    assert spell([0.0312], 100, "+.1f") == "+3.1"
+    assert spell([]) == spell([float("nan")]) == "not measured"
