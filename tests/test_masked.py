@@ -149,6 +149,14 @@ def test_maps_are_what_pointing_judges(study):
     assert table["chance"].tolist() == pytest.approx([chances] * 12)
 
 
+def test_a_jitter_that_is_there_twice_gets_like_masks_where_nothing_keeps_them_apart():
+    longer = {**TINY, "images": 2048, "epochs": 6, "warmup_epochs": 0.3}
+    arm = experiments.FREE
+    trained = run_study({arm: experiments.masks("smoke", "standard5", longer)[arm]}, [0], "smoke", ["facing"])
+    (row,) = masked.doubled(masked.learned(trained, arm), "color", "color_again").itertuples()
+    assert row.place == 1 and row.twins > row.others + 0.3
+
+
 def test_runs_without_masks_are_refused():
     plain = run_study({"VICReg": tier_spec("smoke", **TINY)}, [0], "smoke", ["category"])
     with pytest.raises(InputError, match="mast"):
