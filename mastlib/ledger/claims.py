@@ -17,7 +17,7 @@ from mastlib.changes import Nothing
 from mastlib.errors import check_choice, refuse
 from mastlib.ledger import effects
 from mastlib.ledger.effects import Tables
-from mastlib.ledger.verdicts import Effect, decide
+from mastlib.ledger.verdicts import UNDECIDED, Effect, decide
 
 #: Tables that claims read -> their columns. `arm` is what is compared; `value` of tasks the score.
 EVIDENCE: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -83,7 +83,7 @@ NOT_MEASURED = "not measured"
 def ledger(tables: Tables) -> pd.DataFrame:
     """A row for each claim: COLUMNS, with the effect that decides it (`what`), its interval at the `level` that decides, its unit.
 
-    Where a table that it needs, or what it needs of one, is not there, the verdict is "not measured".
+    Where a table that it needs, or what it needs of one, is not there, the verdict is "not measured"; of one seed "undecided".
     Raises InputError for a table that is not in EVIDENCE, lacks a column, or has a row twice.
     """
     for name, table in tables.items():
@@ -105,6 +105,9 @@ def _row(claim: Claim, tables: Tables) -> tuple[object, ...]:
         if missing:
             raise Nothing(f"no table {missing[0]}")
         verdict, one, found, level = decide(claim.effects(tables))
+        seeds = [tables[name]["seed"].nunique() for name in claim.needs if "seed" in tables[name]]
+        if min(seeds, default=2) < 2:
+            verdict = UNDECIDED  # intervals over tasks alone do not say what another training would give
     except Nothing as why:
         return (*head, NOT_MEASURED, str(why), math.nan, math.nan, math.nan, 0, math.nan, "", claim.test)
     return (*head, verdict, one.what, *found, level, one.unit, claim.test)
