@@ -81,7 +81,8 @@ TIERS: Mapping[str, Tier] = MappingProxyType(
                 **_SMALL, "width": 8, "images": 1024, "epochs": 3, "warmup_epochs": 1, "knn_every": 1,
                 "precision": "fp32", "memory_format": "contiguous",  # nothing is timed: the same runs everywhere
             },
-            hosts=_SMOKE_HOSTS, every_weight=11, given={"seeds": [0]},
+            hosts=_SMOKE_HOSTS, every_weight=11,
+            given={"seeds": [0], "hosts": ["moco", "simsiam", "vicreg"], "scenes": ["detection"], "rounds": 2},
             pools={"objects": 3000, "latents": 1500, "turned": 1000, "mirrored": 600, "several": 400},
         ),
         "laptop": Tier(

@@ -43,7 +43,7 @@ def small(count: int = 2, **changes: object) -> Grid:
 def test_the_books_grid_has_every_run_once():
     planned = grid(ROOT, "smoke", {"05_augself_cassle": {"seeds": [5]}})
     names = [row.name for row in planned.rows]
-    assert len(set(names)) == len(names) == len({row.spec for row in planned.rows}) == 6 + 13 + 29 + 2 + 6
+    assert len(set(names)) == len(names) == len({row.spec for row in planned.rows}) == 6 + 13 + 18 + 2 + 6
     assert all(name.replace("-", "").isalnum() and name == name.lower() for name in names)
     assert set(planned.needs["07_uncertainty"]) < set(planned.needs["06_mask_analysis"]), (
         "MAST is trained once for both"

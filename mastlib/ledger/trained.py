@@ -40,7 +40,7 @@ def cues(found: pd.DataFrame, few: str, many: str) -> pd.DataFrame:
     return _called("cues", found, called)
 
 
-def priced(tier: str, few: str, many: str, arms: Arms, overrides: Mapping[str, Any]) -> pd.DataFrame:
+def priced(tier: str, few: str, many: str, arms: Arms, overrides: Mapping[str, Any], rounds: int = 8) -> pd.DataFrame:
     """What arms of `experiments.mast`, and AugSelf on the host of its paper, cost over others: rows of `cost.compare`.
 
     "mast" and "mast, few" over their hosts, "looc" over MAST and "looc, host" over its host, "augself" over its host.
@@ -61,7 +61,7 @@ def priced(tier: str, few: str, many: str, arms: Arms, overrides: Mapping[str, A
         pairs["augself"] = f"SimSiam {a} + AugSelf", f"SimSiam {a}"
         specs |= dict(zip(pairs["augself"], (host.replace(awareness="augself", **told), host), strict=True))
     wanted = {name for pair in pairs.values() for name in pair}
-    return costing.costs({name: spec for name, spec in specs.items() if name in wanted}, pairs)
+    return costing.costs({name: spec for name, spec in specs.items() if name in wanted}, pairs, rounds)
 
 
 def cost(found: pd.DataFrame) -> pd.DataFrame:
