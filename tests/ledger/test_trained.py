@@ -85,7 +85,7 @@ def test_what_a_larger_badge_costs_is_held_against_training_without_badges_and_t
 
 def test_prices_are_of_arms_that_differ_in_one_method(monkeypatch):
     seen = []
-    monkeypatch.setattr(cost, "costs", lambda specs, pairs: seen.append((specs, pairs)) or pd.DataFrame())
+    monkeypatch.setattr(cost, "costs", lambda specs, pairs, rounds: seen.append((specs, pairs)) or pd.DataFrame())
     trained.priced("smoke", *SETS, ARMS, {})
     ((specs, pairs),) = seen
     told = {
@@ -104,7 +104,7 @@ def test_prices_are_of_arms_that_differ_in_one_method(monkeypatch):
 
 
 def test_augself_is_priced_with_the_targets_that_views_have(monkeypatch):
-    monkeypatch.setattr(cost, "costs", lambda specs, pairs: (specs, pairs))
+    monkeypatch.setattr(cost, "costs", lambda specs, pairs, rounds: (specs, pairs))
 
     def targets(few, **overrides):
         arms = mast("smoke", few, "extended15", [0.15, 0.4], overrides)
