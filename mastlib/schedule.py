@@ -15,7 +15,11 @@ from mastlib.shipped import there
 from mastlib.spec import RunSpec
 from mastlib.study import seeded
 
-FRESH, QUICK = "fresh", "quick"  # every run of the chapter was made, or was there
+FRESH, QUICK, SHARE = (
+    "fresh",
+    "quick",
+    "share",
+)  # seconds where a SHARE of the chapter's runs was made, and where none was
 
 
 def specs_of(chapter: str, values: Mapping[str, Any]) -> dict[tuple[str, int], RunSpec]:
@@ -29,8 +33,9 @@ def specs_of(chapter: str, values: Mapping[str, Any]) -> dict[tuple[str, int], R
 class Schedule:
     """What is left of a book at `tier`, `chapters` by short name -> parameters, in the order in which they are executed.
 
-    A chapter takes between its quick and its fresh time, by the share of its runs that are missing; this machine is as fast as the
-    chapters were that it is done with. Times are those in `outputs/<tier>/times.json`, else those that were shipped.
+    A chapter takes between its quick and its fresh time, by the share of its runs that are missing, over that share when it was
+    made; this machine is as fast as the chapters were that it is done with. Times are those in `outputs/<tier>/times.json`, else
+    those that were shipped.
     """
 
     def __init__(self, tier: str, chapters: Mapping[str, Mapping[str, Any]]) -> None:
@@ -46,14 +51,16 @@ class Schedule:
     @contextmanager
     def executing(self, chapter: str) -> Iterator[None]:
         """Around the execution of `chapter`, which takes as long as the block if that ends well."""
-        missing, expected, started = self._missing(chapter), self._expected(chapter), time.monotonic()
+        share, expected, started = self._share(chapter), self._expected(chapter), time.monotonic()
         yield
         seconds = time.monotonic() - started
         self._done.append((expected, seconds))
         self.skip(chapter)
-        kinds = [QUICK] * (not missing) + [FRESH] * (missing == len(self._specs[chapter]))
+        took = {QUICK: round(seconds, 1)} if share == 0 else {}
+        if share > 0 or not self._specs[chapter]:
+            took |= {FRESH: round(seconds, 1), SHARE: round(share, 3)}
         known = json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
-        mine = self._times.get(chapter, {}) | dict.fromkeys(kinds, round(seconds, 1))
+        mine = self._times.get(chapter, {}) | took
         write_text(self._file, json.dumps(known | {chapter: mine}, indent=1, sort_keys=True))
 
     def skip(self, chapter: str) -> None:
@@ -72,11 +79,15 @@ class Schedule:
         about = "is not known" if seconds is None else f"about {max(1, round(seconds / 60))} min"
         return f"{len(self._left)} chapters to execute, {about}"
 
-    def _missing(self, chapter: str) -> int:
-        return sum(there(spec) is None for spec in self._specs[chapter])
+    def _share(self, chapter: str) -> float:
+        """The share of the chapter's runs that are missing; 0 for one without runs."""
+        specs = self._specs.get(chapter, [])
+        return sum(there(spec) is None for spec in specs) / len(specs) if specs else 0.0
 
     def _expected(self, chapter: str) -> float | None:
-        times, needed = self._times.get(chapter, {}), len(self._specs.get(chapter, ()))
-        share = self._missing(chapter) / needed if needed else 0.0
-        quick, fresh = (times.get(kind, next(iter(times.values()), None)) for kind in (QUICK, FRESH))
-        return None if quick is None or fresh is None else quick + share * (fresh - quick)
+        """Seconds; without a quick time the fresh one, None without any that tells."""
+        times, share = self._times.get(chapter, {}), self._share(chapter)
+        fresh, quick = times.get(FRESH), times.get(QUICK, times.get(FRESH))
+        if fresh is None or quick is None:
+            return None if share else quick
+        return quick + (fresh - quick) * (min(1.0, share / times[SHARE]) if share else 0.0)

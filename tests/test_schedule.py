@@ -8,9 +8,12 @@ import time
 import pytest
 
 from mastlib import schedule
-from mastlib.schedule import FRESH, QUICK, Schedule, specs_of
+from mastlib.schedule import FRESH, QUICK, SHARE, Schedule, specs_of
 
-TIMES = {"a": {FRESH: 100.0, QUICK: 10.0}, "b": {FRESH: 300.0, QUICK: 20.0}, "c": {FRESH: 5.0, QUICK: 5.0}}
+TIMES = {
+    "a": {FRESH: 100.0, SHARE: 1.0, QUICK: 10.0}, "b": {FRESH: 300.0, SHARE: 0.5, QUICK: 20.0},
+    "c": {FRESH: 5.0, SHARE: 0.0, QUICK: 5.0},
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -35,6 +38,8 @@ def test_chapters_take_between_quick_and_fresh_by_their_missing_runs(missing):
     assert made().seconds() == 35
     missing |= {("a", 0)}
     assert made().seconds() == pytest.approx(10 + 90 / 4 + 20 + 5)
+    missing |= {("b", 0)}
+    assert made().seconds(["b"]) == pytest.approx(20 + 280 / 2), "half of those that were made then"
     missing |= {(name, i) for name in "ab" for i in range(4)}
     assert made().seconds() == 405 and made().seconds(["b"]) == 300
     assert str(made()) == "3 chapters to execute, about 7 min"
@@ -59,7 +64,8 @@ def test_times_of_chapters_are_kept_by_whether_their_runs_were_there(missing, tm
         with made().executing(chapter):
             pass
     kept = json.loads((tmp_path / "outputs" / "smoke" / "times.json").read_text())
-    assert kept == {"a": {FRESH: 7, QUICK: 10.0}, "b": TIMES["b"], "c": {FRESH: 7, QUICK: 7}}
+    assert kept["a"] == {FRESH: 7, SHARE: 1.0, QUICK: 10.0} and kept["c"] == {FRESH: 7, SHARE: 0.0, QUICK: 7}
+    assert kept["b"] == {FRESH: 7, SHARE: 0.75, QUICK: 20.0}
     assert made().seconds(["c"]) == 7, "what was seen here counts more than what was shipped"
 
 

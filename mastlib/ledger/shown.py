@@ -60,7 +60,7 @@ def forest(rows: pd.DataFrame) -> Figure:
     ax.axvspan(-1, 1, color="0.92", zorder=0)
     ax.set_yticks(range(len(rows)), [f"{row.claim}  {_short(str(row.what))}" for row in rows.itertuples()])
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_xlabel("effect that decides, in multiples of the smallest one that would matter (grey: below it)")
+    ax.set_xlabel("effect that decides; 1 is the smallest that would matter")
     ax.grid(axis="y", visible=False)
     figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
