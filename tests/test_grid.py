@@ -19,7 +19,7 @@ from mastlib.grid import Grid, Row, grid, train_grid
 from mastlib.runs import RunStore
 from mastlib.spec import RunSpec
 from mastlib.tiers import TIERS
-from mastlib.training import fit
+from mastlib.training import code_of, fit
 
 ROOT = Path(__file__).parents[1]
 TINY = RunSpec(
@@ -54,6 +54,31 @@ def test_the_books_grid_has_every_run_once():
     both = table[table["chapters"].str.endswith("06_mask_analysis, 07_uncertainty")]
     assert set(both["name"]) == set(planned.needs["07_uncertainty"]) and len(both) == 1
     assert not table["there"].any()
+
+
+def test_what_changes_in_a_method_reaches_the_runs_that_use_it_and_no_other():
+    rows = grid(ROOT, "smoke", {}).rows
+    reached = {
+        name: {row.name for row in rows if f"mastlib.methods.{name}" in code_of(row.spec)}
+        for name in ("mast", "augself", "cassle", "looc", "swav")
+    }
+    using = {name: {row.name for row in rows if name in (row.spec.awareness, row.spec.host)} for name in reached}
+    using["looc"] |= {row.name for row in rows if row.spec.looc_stages}
+    assert reached == using and all(reached[name] for name in ("mast", "augself", "cassle", "looc"))
+
+
+@pytest.mark.parametrize(
+    ("chapter", "given", "changed"),
+    [
+        ("05_augself_cassle", {"modes": ["add"]}, lambda spec: spec.condition_mode in ("multiply", "hypernetwork")),
+        ("05_augself_cassle", {"jitter": []}, lambda spec: spec.augmentations == "augself_strong"),
+        ("04_mast_training", {"badges": [0.2, 0.4]}, lambda spec: spec.badge in (0.15, 0.2)),
+        ("03_motivation_ablation", {"host": "simclr"}, lambda spec: spec.host == "simclr" or spec.without),
+    ],
+)
+def test_one_parameter_asks_for_the_runs_that_depend_on_it_and_no_other(chapter, given, changed):
+    before, after = ({row.spec for row in grid(ROOT, "smoke", one).rows} for one in ({}, {chapter: given}))
+    assert before ^ after and all(changed(spec) for spec in before ^ after)
 
 
 def test_a_receipt_stays_only_while_task_code_run_and_page_are_the_same(monkeypatch):
