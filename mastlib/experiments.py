@@ -168,9 +168,6 @@ def families(tier: str, host: str, overrides: Mapping[str, Any]) -> Arms:
     return arms | {"supervised": labelled} | twins
 
 
-#: Arms of which pages show more than tables can hold: the backbone of their first seed is shipped.
-SHOWN: tuple[str, ...] = ()
-
 #: The arms of each chapter that compares runs; each is trained with every one of the chapter's `seeds`, which are added to the
 #: spec's own. Chapter 11 compares a
 #: run with itself after kills, both trained by processes of one machine, so it is no part of a grid.

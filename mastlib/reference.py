@@ -17,7 +17,6 @@ import pandas as pd
 from mastlib.book import add_options, given_by
 from mastlib.errors import InputError, check_int, refuse
 from mastlib.evaluation.rows import evaluate
-from mastlib.experiments import SHOWN
 from mastlib.files import outputs_dir, reference_dir
 from mastlib.grid import grid
 from mastlib.runs import Run, RunStore
@@ -32,8 +31,7 @@ TOLERANCE = 0.03  # mean change of a task's score that another machine's roundin
 def make(root: Path, tier: str, given: dict[str, dict[str, Any]]) -> list[str]:
     """Pack the runs of the tier's grid that are there, and how long chapters took; the names of the runs that are missing."""
     rows = grid(root, tier, given).rows
-    shown = [row.spec for row in rows if row.arm in SHOWN and row.spec.seed == 0]
-    missing = pack([row.spec for row in rows], reference_dir() / tier, shown)
+    missing = pack([row.spec for row in rows], reference_dir() / tier)
     times = outputs_dir() / tier / "times.json"
     if times.is_file():
         shutil.copyfile(times, reference_dir() / tier / times.name)

@@ -64,7 +64,7 @@ class Run:
     """A finished run: `info` is run.json (status, versions, device, seed, times, ...); files are read on demand.
 
     Everything read is checked against the sha256 in run.json; raises InputError that names a damaged file. A *record* is a run
-    that came here without (all of) its weights, as `info["record"]` says.
+    that came here without its weights, as `info["record"]` says.
     """
 
     id: str

@@ -24,7 +24,6 @@ from mastlib.runs import RECORDED, Run, RunStore
 from mastlib.spec import RunSpec
 from mastlib.training import code_of, identify
 
-WEIGHTS = "backbone.safetensors"
 RUN_ID = r"\b[0-9a-f]{16}(?= )"  # as `study.Model.identity` has it, before the weights' hash
 
 
@@ -39,16 +38,13 @@ def there(spec: RunSpec, store: RunStore | None = None) -> Run | None:
     return found
 
 
-def pack(
-    specs: Iterable[RunSpec], folder: Path, shown: Iterable[RunSpec] = (), store: RunStore | None = None
-) -> list[RunSpec]:
+def pack(specs: Iterable[RunSpec], folder: Path, store: RunStore | None = None) -> list[RunSpec]:
     """Lay records of `specs`, as they are asked for, and the tables measured of them under `folder`, in place of what is there.
 
-    `shown`: those whose backbone goes along, since pages show more of it than tables. Tables are taken that today's code would read
-    and whose runs are all among `specs`. Specs that have no finished run are left out and returned. Raises InputError where the
-    disk refuses; what was there then stays.
+    Tables are taken that today's code would read and whose runs are all among `specs`. Specs that have no finished run are left
+    out and returned. Raises InputError where the disk refuses; what was there then stays.
     """
-    store, shown = store or RunStore(), set(shown)
+    store = store or RunStore()
     left_out, identities = [], set()
     with disk(folder), tempfile.TemporaryDirectory(dir=_made(folder.parent), prefix=f".{folder.name}.") as made:
         records, tables = (_made(Path(made) / name) for name in ("runs", "measured"))
@@ -59,8 +55,6 @@ def pack(
                 continue
             identities.add(run.id)
             write_text(records / f"{_key(spec)}.json", json.dumps(_record(run), indent=1))
-            if spec in shown:
-                shutil.copyfile(run.folder / WEIGHTS, records / f"{_key(spec)}.safetensors")
         for path in sorted((outputs_dir() / "measured").glob("*.json")):
             kept = json.loads(path.read_text(encoding="utf-8"))
             runs = set(re.findall(RUN_ID, json.dumps(kept["subject"])))
@@ -92,9 +86,6 @@ def _unpacked(file: Path, store: RunStore) -> Run | None:
             texts = record["files"] | {"run.json": json.dumps(record["info"], indent=2, sort_keys=True)}
             for name, text in [*texts.items(), *((f"tasks/{name}", text) for name, text in record["tasks"].items())]:
                 (folder / name).write_text(text, encoding="utf-8")
-            weights = file.with_suffix(".safetensors")
-            if weights.is_file():
-                shutil.copyfile(weights, folder / WEIGHTS)
             shutil.rmtree(target, ignore_errors=True)  # a damaged run
             folder.rename(target)
     return store.finished(target.name)

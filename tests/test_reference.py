@@ -27,7 +27,6 @@ def shipped(monkeypatch, tmp_path):
     monkeypatch.setenv("MASTLIB_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setenv("MASTLIB_REFERENCE", str(tmp_path / "reference"))
     monkeypatch.setattr(reference, "grid", lambda *_: SimpleNamespace(rows=ROWS))
-    monkeypatch.setattr(reference, "SHOWN", ("arm",))
     run_study({"arm": TINY}, [0, 1], "smoke", ["tone"])
     (tmp_path / "outputs" / "smoke").mkdir()
     (tmp_path / "outputs" / "smoke" / "times.json").write_text('{"one": {"fresh": 2.0}}')
@@ -35,10 +34,9 @@ def shipped(monkeypatch, tmp_path):
     return tmp_path / "reference" / "smoke"
 
 
-def test_runs_times_and_the_first_seeds_backbone_are_laid_down_and_missing_runs_are_named(shipped, capsys):
+def test_runs_and_times_are_laid_down_and_missing_runs_are_named(shipped, capsys):
     assert json.loads((shipped / "times.json").read_text()) == {"one": {"fresh": 2.0}}
-    assert len(list((shipped / "runs").glob("*.json"))) == 2
-    assert len(list((shipped / "runs").glob("*.safetensors"))) == 1
+    assert len(list((shipped / "runs").iterdir())) == 2
     assert reference.main(["make", "--tier", "smoke"]) == 1
     assert "not there: one-2" in capsys.readouterr().out
 
