@@ -16,7 +16,7 @@ from torch import Tensor
 from mastlib.augment.colour import ColorJitter
 from mastlib.augment.presets import get_pipeline, standard5
 from mastlib.changes import Nothing, change, over
-from mastlib.data.pools import Pool, load_pool
+from mastlib.data.pools import Pool, load_pool, side_of
 from mastlib.errors import check_int
 from mastlib.evaluation.conditioning import agreement
 from mastlib.evaluation.features import extract
@@ -111,8 +111,7 @@ def scenes_of(model: Model, tier: str, size: int, tasks: Sequence[str]) -> pd.Da
 def asked(size: int, images: int) -> Tensor:
     """At most `images` drawings of validation concepts, spread over them."""
     pool: Pool = _pool("objects", size, None)
-    rows = np.flatnonzero(pool.table["split"] == "val")
-    return pool.images[torch.from_numpy(rows[np.linspace(0, len(rows) - 1, min(images, len(rows))).astype(int)])]
+    return pool.images[torch.from_numpy(side_of(pool, "val", images))]
 
 
 #: The columns of each measurement.

@@ -94,5 +94,4 @@ def _fusion(models: Sequence[Model], tier: str) -> pd.DataFrame:
 
 
 def _of(pool: Pool, side: str, count: int) -> Tensor:
-    """At most `count` images of a side of the split by concept, spread over it."""
     return pool.images[torch.from_numpy(side_of(pool, side, count))]

@@ -16,6 +16,7 @@ from mastlib.files import atomic, disk, write_text
 from mastlib.locks import alone
 from mastlib.runs import FINISHED, RESUME, OtherVersion, Run, RunStore
 from mastlib.spec import RunSpec
+from mastlib.training import whole
 
 STATUSES = [*FINISHED, "damaged", "outdated"]  # by which runs are thrown away
 FACTS = ["run_id", "status", "finished", "seconds"]
@@ -80,12 +81,13 @@ def prune(
 def export(run: Run, folder: Path) -> None:
     """The backbone for other programs into the new folder `folder`: backbone.safetensors, spec.json and a model card, README.md.
 
-    Raises InputError where `folder` exists, the run is damaged or diverged, or the disk refuses.
+    A record is trained first. Raises InputError where `folder` exists, the run is damaged or diverged, or the disk refuses.
     """
     if run.info["status"] == "diverged":
         raise refuse("run", run.id, f"a run that did not diverge ({run.info['reason']})")
     if folder.exists():
         raise refuse("folder", str(folder), "a folder that is not there yet")
+    run = whole(run)
     run.verify()
     text = card(run)
     with disk(folder):

@@ -118,11 +118,14 @@ def fit(
     return run
 
 
+def whole(run: Run) -> Run:
+    """`run`; a record, which came without weights, is trained first, in the store that it lies in."""
+    return run if all(map(run.has, PARTS)) else fit(run.spec, store=RunStore(run.folder.parent), whole=True)
+
+
 def weights_of(run: Run, part: str) -> dict[str, Tensor]:
-    """`run.weights(part)`; a record that came without them is trained first, in the store that it lies in."""
-    if not run.has(part):
-        run = fit(run.spec, store=RunStore(run.folder.parent), whole=True)
-    return run.weights(part)
+    """`run.weights(part)`, of a record as of any other run."""
+    return whole(run).weights(part)
 
 
 def check_devices(spec: RunSpec, devices: int) -> None:

@@ -15,6 +15,7 @@ from mastlib import closure, shipped, study, training
 from mastlib.evaluation.rows import load_backbone
 from mastlib.forecast import forecast
 from mastlib.runs import RunStore
+from mastlib.shelf import export
 from mastlib.shipped import pack, there
 from mastlib.spec import RunSpec
 from mastlib.study import Model, run_study
@@ -106,6 +107,11 @@ def test_weights_that_did_not_come_are_trained_and_rows_of_the_same_weights_stay
     assert sorted(path.name for path in (whole.folder / "tasks").iterdir()) == rows
     again = fit(TINY, progress=False, store=RunStore(here / "again")).weights("backbone")
     assert all(torch.equal(again[name], value) for name, value in first.items())
+
+
+def test_a_record_is_trained_before_it_is_exported(here):
+    export(there(TINY), here / "given")
+    assert (here / "given" / "backbone.safetensors").is_file() and RunStore().finished(there(TINY).id).has("backbone")
 
 
 def test_rows_of_other_weights_go(here):
