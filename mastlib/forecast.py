@@ -44,12 +44,12 @@ class Forecast:
         if self.seconds is None:
             return f"{text}, for how long is not known: none like them was trained here"
         some = "" if self.guessed == train else f" for {self.guessed} of them"
-        memory = f", up to {self.memory / 1e9:.1f} GB" if self.memory else ""
+        memory = f", up to {self.memory / 1e9:.1f} GB each" if self.memory else ""
         return f"{text}, about {_spelled(self.seconds)}{some}{memory}, by the runs that are there"
 
 
-def forecast(specs: Iterable[RunSpec], store: RunStore | None = None) -> Forecast:
-    """What training `specs` on this machine takes, each once; runs that diverged tell nothing.
+def forecast(specs: Iterable[RunSpec], store: RunStore | None = None, at_once: int = 1) -> Forecast:
+    """What training `specs` on this machine takes, each once, `at_once` at a time; runs that diverged tell nothing.
 
     A run's seconds are its passes over images times the median of seconds an image of the runs that are most LIKE it, with
     networks and images of the same SHAPE, from a folder if its are, on the same hardware; the memory is the most that any took.
@@ -80,7 +80,7 @@ def forecast(specs: Iterable[RunSpec], store: RunStore | None = None) -> Forecas
         len(planned),
         len(planned) - len(missing),
         len(seconds),
-        sum(seconds) if seconds else None,
+        max(sum(seconds) / at_once, *seconds) if seconds else None,
         max(memory, default=None),
     )
 

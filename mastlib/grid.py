@@ -36,6 +36,7 @@ from mastlib.spec import RunSpec
 from mastlib.study import tier_pools
 from mastlib.tiers import TIERS, Tier
 from mastlib.training import code_of, identify
+from mastlib.workers import at_once
 
 TAIL = 3  # lines of a failed run's log that are shown
 
@@ -79,7 +80,7 @@ class Grid:
 
     def forecast(self) -> Forecast:
         """How long training it takes on this machine, by the runs that are there."""
-        return forecast(row.spec for row in self.rows)
+        return forecast((row.spec for row in self.rows), at_once=_slots(TIERS[self.tier]))
 
     def write(self) -> None:
         """Lay out the tasks; a receipt stays only where it is of the same task, code and data, and its run or page is there."""
@@ -222,7 +223,7 @@ def _process(planned: Grid, row: Row, slot: int) -> subprocess.Popen[bytes]:
 
 def _slots(size: Tier) -> int:
     """How many runs this machine trains at a time."""
-    return max(1, len(_gpus()) // size.gpus if size.gpus else (os.cpu_count() or 1) // size.cpus)
+    return max(1, len(_gpus()) // size.gpus) if size.gpus else at_once(size.cpus)
 
 
 def _gpus() -> list[str]:

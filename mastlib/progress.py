@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 LOG_SECONDS = 15.0  # between two lines where the output is a file
+
+_shown = True
+
+
+@contextlib.contextmanager
+def hidden() -> Iterator[None]:
+    """Within the block no bar is shown."""
+    global _shown
+    before, _shown = _shown, False
+    try:
+        yield
+    finally:
+        _shown = before
 
 
 class _Lines:
@@ -31,7 +46,7 @@ def bar(total: int, description: str, *, show: bool = True) -> tqdm[Any]:
     return tqdm(
         total=total,
         desc=description,
-        disable=not show,
+        disable=not (show and _shown),
         file=sys.stderr if interactive else _Lines(sys.stderr),
         mininterval=0.5 if interactive else LOG_SECONDS,
         maxinterval=LOG_SECONDS,

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -27,6 +28,20 @@ def remembered(
     plain values that JSON can hold. Numbers are kept to the last bit; the index is not. Raises InputError for another name than of
     small letters, digits and _.
     """
+    file, parts = _place(name, subject, code, settings)
+    if not file.is_file():
+        write_text(file, json.dumps(parts | {"module": code, "table": make().to_csv(index=False)}, indent=1))
+    text = json.loads(file.read_text(encoding="utf-8"))["table"]
+    return pd.read_csv(io.StringIO(text), float_precision="round_trip", keep_default_na=False, na_values=[""])
+
+
+def known(name: str, subject: Any, *, code: str, **settings: Any) -> bool:
+    """Whether `remembered` would read the table."""
+    return _place(name, subject, code, settings)[0].is_file()
+
+
+def _place(name: str, subject: Any, code: str, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The table's file, which may be among what was shipped, and what its key is made from."""
     if not re.fullmatch("[a-z0-9_]+", name):
         raise refuse("name", name, "small letters, digits and _")
     parts = {
@@ -40,7 +55,4 @@ def remembered(
     file = outputs_dir() / "measured" / f"{name}-{key}.json"
     if not file.is_file():
         file = next(reference_dir().glob(f"*/measured/{file.name}"), file)
-    if not file.is_file():
-        write_text(file, json.dumps(parts | {"module": code, "table": make().to_csv(index=False)}, indent=1))
-    text = json.loads(file.read_text(encoding="utf-8"))["table"]
-    return pd.read_csv(io.StringIO(text), float_precision="round_trip", keep_default_na=False, na_values=[""])
+    return file, parts

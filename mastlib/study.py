@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,16 +16,17 @@ from torch import nn
 from mastlib.data.pools import POOLS, Pool, load_pool
 from mastlib.errors import InputError, check_choice, check_int
 from mastlib.evaluation.design import L2_GRID
-from mastlib.evaluation.rows import evaluate, evaluate_backbone, load_backbone
+from mastlib.evaluation.rows import evaluate, evaluate_backbone, load_backbone, unscored
 from mastlib.evaluation.tasks import get_task, headline, list_tasks
 from mastlib.forecast import forecast
 from mastlib.models.backbones import build_backbone
-from mastlib.remembered import remembered
+from mastlib.remembered import known, remembered
 from mastlib.runs import Run
 from mastlib.shipped import there
 from mastlib.spec import RunSpec
 from mastlib.tiers import TIERS
 from mastlib.training import fit
+from mastlib.workers import at_once, spread
 
 RANDOM = "random weights"  # the arm that every table holds: the same backbone and probe, no training
 
@@ -94,11 +96,14 @@ class Study:
         """The tables `measure(model)` of all `models(arms)` under one another, with columns arm and seed in front.
 
         Each is `remembered` by the model, `settings` (what `measure` was made with, such as a number of images) and the source of
-        the module `code` that holds `measure`; a network is loaded only where its table is not there.
+        the module `code` that holds `measure`; a network is loaded only where its table is not there, several at once.
         """
-        parts = []
-        for model in self.models(arms):
-            table = remembered(name, model.identity, partial(measure, model), code=code, **settings)
+        models, parts = self.models(arms), []
+        make = [partial(remembered, name, m.identity, partial(measure, m), code=code, **settings) for m in models]
+        found = [known(name, m.identity, code=code, **settings) for m in models]
+        spread([one for one, done in zip(make, found, strict=True) if not done], name)
+        for model, one in zip(models, make, strict=True):
+            table = one()
             table.insert(0, "arm", model.arm)
             table.insert(1, "seed", model.seed)
             parts.append(table)
@@ -155,18 +160,23 @@ def run_study(
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"seeds = {list(seeds)} cannot be used; accepted: one or more different integers")
     planned = seeded(arms, seeds)
-    print(forecast(planned.values()), file=sys.stderr, flush=True)  # beside the progress bars, which no page shows
+    cpus = TIERS[tier].cpus
+    print(
+        forecast(planned.values(), at_once=at_once(cpus)), file=sys.stderr, flush=True
+    )  # beside the bars, which no page shows
     size = shared.pop()[-1]
     pools, grid = tier_pools(tier, size, tasks), tier_grid(tier)
     runs, parts, left_out = {}, [], []
     for seed in seeds:
         model = Model(RANDOM, seed, next(iter(arms.values())))
-        known = {name: pool.fingerprint for name, pool in pools.items()}
+        asked = {name: pool.fingerprint for name, pool in pools.items()}
         rows = remembered(
-            "random_tasks", [model.identity, known, tasks, grid],
+            "random_tasks", [model.identity, asked, tasks, grid],
             partial(_evaluated, model, pools, tasks, grid), code="mastlib.evaluation.rows",
         )  # fmt: skip
         parts.append(rows.assign(arm=RANDOM, run_id="", seed=seed, status="ok"))
+    missing = [spec for spec in dict.fromkeys(planned.values()) if not _scored(spec, pools, tasks, grid)]
+    spread([partial(_score, spec, tier, tasks) for spec in missing], "runs", cpus)
     for (arm, seed), spec in planned.items():
         run = runs[arm, seed] = there(spec) or fit(spec)
         if run.info["status"] == "diverged":
@@ -181,3 +191,21 @@ def _evaluated(
     model: Model, pools: Mapping[str, Pool], tasks: Sequence[str] | None, grid: Sequence[float]
 ) -> pd.DataFrame:
     return evaluate_backbone(model.backbone(), pools, tasks, grid)
+
+
+def _scored(spec: RunSpec, pools: Mapping[str, Pool], tasks: Sequence[str] | None, grid: Sequence[float]) -> bool:
+    """Whether the run of `spec` is there with its rows, or diverged, so that it has none."""
+    run = there(spec)
+    return run is not None and (run.info["status"] == "diverged" or not unscored(run, tasks, pools, grid))
+
+
+def _score(spec: RunSpec, tier: str, tasks: Sequence[str] | None) -> None:
+    """Train and evaluate, if it has to be; both are remembered."""
+    run = there(spec) or fit(spec)
+    if run.info["status"] != "diverged":
+        evaluate(run, tasks, _pools(tier, spec.image_size, tasks and tuple(tasks)), tier_grid(tier))
+
+
+@functools.lru_cache(maxsize=1)  # a process scores many runs
+def _pools(tier: str, image_size: int, tasks: tuple[str, ...] | None) -> dict[str, Pool]:
+    return tier_pools(tier, image_size, tasks)

@@ -86,7 +86,7 @@ TIERS: Mapping[str, Tier] = MappingProxyType(
             pools={"objects": 3000, "latents": 1500, "turned": 1000, "mirrored": 600, "several": 400},
         ),
         "laptop": Tier(
-            "two CPU cores, under a minute a run", 60, 4000,
+            "two CPU cores, under a minute a run", 60, 3000, cpus=1,
             settings={**_SMALL, "images": 16384, "epochs": 4, "warmup_epochs": 0.3, "knn_every": 1},
             hosts=_HOSTS, every_weight=4,
         ),

@@ -42,7 +42,7 @@ def test_time_is_passes_over_images_times_the_median_of_like_runs(store):
     long = [TINY.replace(seed=seed, epochs=10, images=640) for seed in (7, 8)]
     found = forecast([*long, TINY], store)
     assert found == Forecast(3, 1, 2, 2 * 50 * 2.0, 2 * 10**9)
-    assert str(found) == "3 runs: 1 there, 2 to train, about 3 min, up to 2.0 GB, by the runs that are there"
+    assert str(found) == "3 runs: 1 there, 2 to train, about 3 min, up to 2.0 GB each, by the runs that are there"
     assert str(forecast([TINY], store)) == "1 runs, all there"
 
 

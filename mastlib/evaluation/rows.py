@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -51,13 +52,7 @@ def evaluate(
     is missing. A task that cannot be scored gives one warning and no row. Raises InputError for an unknown task, and where the
     run's weights are damaged.
     """
-    chosen = [get_task(name) for name in (list_tasks() if tasks is None else tasks)]
-    if pools is None:
-        pools = {name: load_pool(name, run.spec.image_size) for name in dict.fromkeys(task.pool for task in chosen)}
-    files = {
-        task.name: run.folder / "tasks" / f"{task.name}-{_key(task, pools[task.pool], grid, standardise)}.csv"
-        for task in _served(chosen, pools)
-    }
+    files, pools = _files(run, tasks, pools, grid, standardise)
     missing = [name for name, file in files.items() if not file.is_file()]
     if missing:
         made = evaluate_backbone(load_backbone(run), pools, missing, grid, device, standardise)
@@ -69,6 +64,17 @@ def evaluate(
     frame.insert(0, "run_id", run.id)
     frame.insert(1, "seed", run.spec.seed)
     return frame
+
+
+def unscored(
+    run: Run,
+    tasks: Sequence[str] | None = None,
+    pools: Mapping[str, Pool] | None = None,
+    grid: Sequence[float] = THIN_GRID,
+    standardise: bool = True,
+) -> list[str]:
+    """The tasks whose rows `evaluate` would have to make."""
+    return [name for name, file in _files(run, tasks, pools, grid, standardise)[0].items() if not file.is_file()]
 
 
 def evaluate_backbone(
@@ -128,6 +134,24 @@ def load_backbone(run: Run) -> nn.Module:
     return backbone.eval().requires_grad_(False)
 
 
+def _files(
+    run: Run,
+    tasks: Sequence[str] | None,
+    pools: Mapping[str, Pool] | None,
+    grid: Sequence[float],
+    standardise: bool,
+) -> tuple[dict[str, Path], Mapping[str, Pool]]:
+    """Where the rows of each task that can be served lie, there or not, and the pools."""
+    chosen = [get_task(name) for name in (list_tasks() if tasks is None else tasks)]
+    if pools is None:
+        pools = {name: load_pool(name, run.spec.image_size) for name in dict.fromkeys(task.pool for task in chosen)}
+    files = {
+        task.name: run.folder / "tasks" / f"{task.name}-{_key(task, pools[task.pool], grid, standardise)}.csv"
+        for task in _served(chosen, pools)
+    }
+    return files, pools
+
+
 def _extracted(backbone: nn.Module, pool: Pool, device: torch.device | str | None) -> Tensor | InputError:
     """Features, or why there are none, which is then said of each task without trying again."""
     try:
@@ -155,7 +179,7 @@ def _served(tasks: Sequence[Task], pools: Mapping[str, Pool]) -> list[Task]:
     """The tasks whose pool was given; a warning for each other one."""
     for task in tasks:
         if task.pool not in pools:
-            warnings.warn(f"task {task.name} left out: pool {task.pool} was not given", stacklevel=3)
+            warnings.warn(f"task {task.name} left out: pool {task.pool} was not given", stacklevel=4)
     return [task for task in tasks if task.pool in pools]
 
 
