@@ -60,7 +60,7 @@ def mast(tier: str, few: str, many: str, badges: Sequence[float], overrides: Map
     """MAST and its host with few and many augmentations, and what tells MAST's parts apart.
 
     "sure": MAST whose pairs all weigh the same. The host on MAST's pairs is a control without masks; another has no operation that
-    takes colour away. LooC stands beside its own host. With `badges` host and MAST are trained on scenes with two cues.
+    takes colour away. LooC stands beside its own host. With `badges` host and MAST are trained on views with two cues.
     Raises InputError for presets in another order and for fewer than two sizes of badges.
     """
     a, b = counted(few, many)

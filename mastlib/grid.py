@@ -125,10 +125,8 @@ def prepare(planned: Grid) -> None:
     """What all runs of the grid share, made once before they start: this machine's choices, rendered images."""
     for spec in dict.fromkeys(row.spec.replace(seed=0) for row in planned.rows):
         identify(spec)
-    for data, badge, count, size in {
-        (r.spec.data, r.spec.badge, r.spec.images, r.spec.image_size) for r in planned.rows
-    }:
-        source = source_of(data, badge)
+    for data, count, size in {(r.spec.data, r.spec.images, r.spec.image_size) for r in planned.rows}:
+        source = source_of(data)
         source.images(count, size)
         source.watched(size)
         tier_pools(planned.tier, size)

@@ -114,7 +114,7 @@ class RunSpec:
     image_size: int = _setting(64, _integer(16, 512),
         doc="Side of an image and of its views, pixels. Source: this book.")
     badge: float = _setting(0.0, _number(0, 0.5), data="openemoji",
-        doc="Side of a badge with a random digit that is laid over each scene, in sides of the image; 0: none. "
+        doc="Side of a badge with a random digit that is laid over all views of a scene alike, in sides of the view; 0: none. "
         "Source: after Chen, Luo, Li 2021.")
 
     augmentations: str = _setting("vicreg", _choice(

@@ -18,6 +18,8 @@ from torch import Tensor
 from mastlib.augment.pipeline import Pipeline, Views
 from mastlib.augment.presets import get_pipeline
 from mastlib.closure import source_closure
+from mastlib.data.badges import Badges
+from mastlib.data.pretraining import BADGE_SEED
 from mastlib.data.sources import HELD_BYTES, Source, source_of
 from mastlib.distributed import synchronise
 from mastlib.errors import InputError, check_float, check_int, refuse
@@ -181,6 +183,7 @@ def _train(
     if fabric.world_size > 1:
         synchronise(method, fabric.device)
     wrapped, optimizer = fabric.setup(method, build_optimizer(method, spec))
+    badges = Badges(spec.badge, spec.image_size, BADGE_SEED, fabric.device) if spec.badge else None
     steps = spec.images // spec.batch_size
     room: Tensor | None = None  # the views' memory, used again at every step
     status, reason, watched = "ok", "", {"rank": math.nan, "knn": math.nan}
@@ -205,6 +208,8 @@ def _train(
                     draw = generator(spec.seed, epoch, step, device=fabric.device)
                     views = make_views(spec, method, pipeline, pixels.to(fabric.device), draw, room, part)
                     room = views.images
+                    if badges:
+                        badges.lay(views.images, batch)
                     parts = wrapped(views, step, labels[batch].to(fabric.device) if method.wants_labels else None)
                     optimizer.zero_grad()
                     fabric.backward(parts["loss"])

@@ -21,7 +21,8 @@ from PIL import Image
 
 from mastlib import checkpoints, precision, training
 from mastlib.augment.presets import get_pipeline
-from mastlib.data.pretraining import pretraining_images
+from mastlib.data.badges import Badges
+from mastlib.data.pretraining import BADGE_SEED, pretraining_images
 from mastlib.data.sources import Streamed
 from mastlib.errors import InputError
 from mastlib.methods import build_method
@@ -49,6 +50,8 @@ STATEFUL = {
 STATEFUL["channels last"] = TINY.replace(
     memory_format="channels_last", precision="bf16", width=16, image_size=32, lr=0.012, weight_decay=0.05
 )
+STATEFUL["badge"] = MAST.replace(badge=0.3)
+STATEFUL["looc, badge"] = STATEFUL["looc"].replace(badge=0.3)
 STATEFUL["looc++"] = STATEFUL["looc"].replace(looc_stages=True)
 
 
@@ -215,6 +218,32 @@ def test_a_run_holds_what_its_method_needs_and_the_backbone_nothing_else(tmp_pat
     assert list(frame["epoch"]) == [1, 2]
     assert math.isnan(frame["knn"][0]) and 0 <= frame["knn"][1] <= 1  # knn_every = 0: at the end only
     assert frame["lr"].iloc[-1] == pytest.approx(1e-3 * 32 / 256 / 1000)
+
+
+def test_badges_are_laid_over_the_augmented_views_of_their_images_and_without_them_none_is_made(tmp_path, monkeypatch):
+    made, laid, store = [], [], RunStore(tmp_path)
+
+    class Seen(training.Badges):
+        def lay(self, views, index):
+            laid.append((index, torch.equal(views, made[-1]), super().lay(views, index), views.clone()))
+
+    def views(*given, plain=training.make_views):
+        found = plain(*given)
+        made.append(found.images.clone())
+        return found
+
+    monkeypatch.setattr(training, "make_views", views)
+    monkeypatch.setattr(training, "Badges", Seen)
+    fit(TINY.replace(badge=0.5), progress=False, store=store)
+    with_badges, made[:] = list(made), []
+    expected = [batch for epoch in range(2) for batch in batches(0, epoch, 128, 32)]
+    assert [index.tolist() for index, *_ in laid] == [batch.tolist() for batch in expected]
+    for (index, untouched, _, shown), plain in zip(laid, with_badges, strict=True):
+        Badges(0.5, 16, BADGE_SEED).lay(plain, index)
+        assert untouched and torch.equal(shown, plain)
+    monkeypatch.setattr(training, "Badges", lambda *_: pytest.fail("no badge is asked for"))
+    fit(TINY, progress=False, store=store)
+    assert len(made) == 8
 
 
 def test_epochs_visit_every_image_once_in_an_order_of_their_own():

@@ -1,10 +1,12 @@
-"""Badges: a keycap with a digit laid over a scene, a second cue beside its object, whose size says how easy it is to see."""
+"""Badges: a keycap with a digit laid over a scene or its views, a second cue beside the object, the larger the easier to see."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from mastlib.data import bank, scenes
 from mastlib.errors import check_float, refuse
@@ -22,24 +24,63 @@ def badged(latents: Mapping[str, np.ndarray], index: np.ndarray, badge: float, s
     proportion. Light and blur are the scene's.
     Raises InputError for a `badge` out of range. Source: after Chen, Luo, Li 2021, digits laid over photographs.
     """
-    badge = check_float("badge", badge, 0, LARGEST)
-    if not badge:
-        raise refuse("badge", badge, f"a number above 0, at most {LARGEST:g}")
-    digit, vendor, across, down = scenes.uniforms(seed, np.asarray(index), 4).T
-    rows = keycaps()
+    badge = _side(badge)
+    which, across, down = _drawn(index, seed)
     second = {
-        "sprite": rows[(vendor * len(rows)).astype(np.int64), (digit * len(DIGITS)).astype(np.int64)],
+        "sprite": keycaps().ravel()[which],
         "x": badge / 2 + (1 - badge) * across,
         "y": badge / 2 + (1 - badge) * down,
-        "scale": np.full(len(digit), badge),
-        "rotation": np.zeros(len(digit)),
-        "hue_shift": np.zeros(len(digit)),
-        "value": np.ones(len(digit)),
+        "scale": np.full(len(which), badge),
+        "rotation": np.zeros(len(which)),
+        "hue_shift": np.zeros(len(which)),
+        "value": np.ones(len(which)),
     }
     return {
         name: np.concatenate([values, second[name][:, None].astype(values.dtype)], axis=1) if name in second else values
         for name, values in latents.items()
     }
+
+
+class Badges:
+    """The badges of side `badge`, a fraction of the side of views, that are laid over views of `size` px, on `device`.
+
+    Digit, vendor and place are drawn as in `badged`; the place is one of whole pixels, and so is the side, at least one.
+    Raises InputError for a `badge` out of range. Source: after Chen, Luo, Li 2021, who put nine copies of a digit
+    on an image before it is augmented, so that views share some.
+    """
+
+    def __init__(self, badge: float, size: int, seed: int, device: torch.device | str = "cpu") -> None:
+        self.side, self.size, self.seed = max(1, round(_side(badge) * size)), size, seed
+        drawings = bank.load_bank().images[torch.from_numpy(keycaps().ravel())]
+        layers = scenes.prepare_sprites(drawings, self.side)[:, :4].float() / 255
+        self.layers = layers.permute(0, 2, 3, 1).to(device)  # colour times alpha, and alpha
+
+    def lay(self, views: Tensor, index: Tensor) -> None:
+        """Over `views` `(V, N, 3, S, S)` in [0, 1], in place: all V views of an image get the badge of its `index` `(N,)`, alike.
+
+        Laid after the augmentations, neither cropped nor changed by them, it is a cue that all views share."""
+        which, across, down = _drawn(index.cpu().numpy(), self.seed)
+        free, reach = self.size - self.side + 1, np.arange(self.side)
+        rows, columns = ((part * free).astype(np.int64)[:, None] + reach for part in (down, across))
+        places = np.arange(len(which))[:, None, None], rows[:, :, None], columns[:, None, :]
+        where = tuple(torch.from_numpy(place).to(views.device) for place in places)
+        layers = self.layers[torch.from_numpy(which).to(views.device)][..., None, :]
+        pixels = views.permute(1, 3, 4, 0, 2)
+        pixels[where] = pixels[where] * (1 - layers[..., 3:]) + layers[..., :3]
+
+
+def _side(badge: float) -> float:
+    badge = check_float("badge", badge, 0, LARGEST)
+    if not badge:
+        raise refuse("badge", badge, f"a number above 0, at most {LARGEST:g}")
+    return badge
+
+
+def _drawn(index: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the badges `index` `(N,)`: which of all `keycaps`, in a row, and how far across and down they lie, in [0, 1)."""
+    digit, vendor, across, down = scenes.uniforms(seed, np.asarray(index), 4).T
+    style = (vendor * len(bank.VENDORS)).astype(np.int64)
+    return style * len(DIGITS) + (digit * len(DIGITS)).astype(np.int64), across, down
 
 
 def keycaps() -> np.ndarray:

@@ -8,27 +8,20 @@ import torch
 from torch import Tensor
 
 from mastlib.data import bank, scenes
-from mastlib.data.badges import badged
 from mastlib.data.rendered import Rendered, rendered
 from mastlib.data.splits import pretraining_weights
 from mastlib.errors import check_choice, check_int
 
 PRETRAIN_SEED, OBJECTS_SEED = 1, 2  # scenes of different sets never coincide; `pools` and `invariance` have others
-BADGE_SEED = 11
+BADGE_SEED = 11  # of the badges over views of these scenes
 
 
-def pretraining_images(data: str, count: int, size: int, badge: float = 0.0) -> Tensor:
+def pretraining_images(data: str, count: int, size: int) -> Tensor:
     """`count` scenes to pre-train on, `(count, 3, size, size)` uint8, memory-mapped, the same for every run.
 
     `data` names the source ("openemoji"); only training concepts appear (see `splits.pretraining_weights`).
-    `badge`: side of the badge that is laid over each (see `badges.badged`), 0 for none; the scenes below it are the same. All ten
-    digits are on badges, those too whose keycap is a test concept, so the pool of badged scenes has no keycap as object. Here the
-    few scenes (one in 180) that have one stay, or scenes with and without badges would not be the same.
     """
-    latents = _latents(data, count)
-    if badge:
-        latents = badged(latents, np.arange(count), badge, BADGE_SEED)
-    return rendered("pretrain", latents, size).images
+    return rendered("pretrain", _latents(data, count), size).images
 
 
 def pretraining_labels(data: str, count: int) -> tuple[Tensor, list[str]]:

@@ -154,7 +154,7 @@ class Renderer:
         self.device = torch.device(device)
         # Resampled once to about the canvas' resolution: what is left to a scene is one bilinear look-up per pixel.
         side = min(images.shape[-1], max(size, 16))
-        self.sprites = torch.cat([_prepare_sprites(part.to(self.device), side) for part in images.split(CHUNK)])
+        self.sprites = torch.cat([prepare_sprites(part.to(self.device), side) for part in images.split(CHUNK)])
         self.photos = torch.cat([_resize(part.to(self.device), size) for part in backgrounds.split(CHUNK)])
 
     def __call__(self, latents: dict[str, np.ndarray]) -> Scenes:
@@ -236,7 +236,7 @@ def _resize(images: Tensor, side: int) -> Tensor:
     return F.interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False)
 
 
-def _prepare_sprites(images: Tensor, side: int) -> Tensor:
+def prepare_sprites(images: Tensor, side: int) -> Tensor:
     """RGBA `(N, 4, S, S)` uint8 to premultiplied RGB, alpha and height `(N, 5, side, side)` uint8.
 
     Premultiplied, because a resampled straight-alpha drawing gets dark rims.

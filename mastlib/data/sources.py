@@ -76,19 +76,18 @@ class Source(Protocol):
 
 
 def source_of(data: str, badge: float = 0.0) -> Source:
-    """What `data` names: "openemoji", or a folder, which is looked through now. `badge`: see `Scenes`. Raises InputError."""
+    """What `data` names: "openemoji", or a folder, which is looked through now; `badge`: see `RunSpec`. Raises InputError."""
     if data == BANK:
-        return Scenes(badge)
+        return Scenes()
     if badge:
-        raise refuse("badge", badge, f"0 with data = {data!r}: badges are laid over scenes, not over a folder's images")
+        raise refuse(
+            "badge", badge, f"0 with data = {data!r}: badges are laid over views of scenes, not of a folder's images"
+        )
     return Files(scan(data))
 
 
 class Scenes:
-    """Scenes with the objects of the embedded bank; `badge`: side of the badge over each that is trained on, 0 for none."""
-
-    def __init__(self, badge: float = 0.0) -> None:
-        self.badge = badge
+    """Scenes with the objects of the embedded bank."""
 
     @property
     def fingerprint(self) -> str:
@@ -104,10 +103,10 @@ class Scenes:
 
     def images(self, count: int, size: int, held_bytes: float = HELD_BYTES) -> Images:
         """Rendered once and kept, however large."""
-        return Held(pretraining_images(BANK, count, size, self.badge))
+        return Held(pretraining_images(BANK, count, size))
 
     def watched(self, size: int) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Drawings with a category, each in a scene of its own, never with a badge; those of validation concepts are asked."""
+        """Drawings with a category, each in a scene of its own; those of validation concepts are asked."""
         made, table, _ = drawings(size, WATCHED_IMAGES)
         split = concept_split(table["concept"])
         keep = (split != "test") & table["category"].notna().to_numpy()

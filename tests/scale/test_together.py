@@ -30,7 +30,7 @@ TINY = RunSpec(
 )  # fmt: skip
 MAST = {"awareness": "mast", "pairing": "isolate_one", "augmentations": "extended15", "uncertainty": "reweight"}
 SPECS = {
-    "simclr": TINY.replace(host="simclr"), "vicreg": TINY, "mast": TINY.replace(**MAST),
+    "simclr": TINY.replace(host="simclr"), "vicreg": TINY, "mast": TINY.replace(**MAST), "badge": TINY.replace(badge=0.3),
     "moco": TINY.replace(host="moco", queue=300), "barlow": TINY.replace(host="barlow"),
     "swav": TINY.replace(host="swav", prototypes=8, freeze_prototypes=0.25),
     "byol + cassle": TINY.replace(host="byol", awareness="cassle"),
