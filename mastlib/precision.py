@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import platform
 import time
+from collections.abc import Iterator
 
 import torch
 
@@ -46,6 +48,17 @@ def resolve(spec: RunSpec) -> RunSpec:
             if not path.is_file():
                 write_text(path, json.dumps(_faster(spec, device)))
     return spec.replace(**json.loads(path.read_text()))
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Within the block torch computes with `count` threads, which the last bits of its sums depend on."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _faster(spec: RunSpec, device: torch.device) -> dict[str, str]:

@@ -28,7 +28,7 @@ from mastlib.methods import build_method, modules_of
 from mastlib.methods.base import Method, layout_of
 from mastlib.monitors import Monitors, collapsed
 from mastlib.optim import build_optimizer, learning_rate, peak_lr, set_learning_rate, trainable
-from mastlib.precision import resolve
+from mastlib.precision import resolve, threads
 from mastlib.progress import bar
 from mastlib.resume import Keeper
 from mastlib.runs import PARTS, Run, RunStore, RunWriter, run_id
@@ -121,8 +121,11 @@ def fit(
 
 
 def whole(run: Run) -> Run:
-    """`run`; a record, which came without weights, is trained first, in the store that it lies in."""
-    return run if all(map(run.has, PARTS)) else fit(run.spec, store=RunStore(run.folder.parent), whole=True)
+    """`run`; a record, which came without weights, is trained first, in the store that it lies in, with as many threads."""
+    if all(map(run.has, PARTS)):
+        return run
+    with threads(run.info["threads"]):
+        return fit(run.spec, store=RunStore(run.folder.parent), whole=True)
 
 
 def weights_of(run: Run, part: str) -> dict[str, Tensor]:

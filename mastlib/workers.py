@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import joblib
@@ -13,6 +12,7 @@ import torch
 from mastlib import progress
 from mastlib.errors import check_int
 from mastlib.files import data_dir, outputs_dir, reference_dir
+from mastlib.precision import threads
 
 T = TypeVar("T")
 MEMORY = 3e9  # bytes that a process may come to need
@@ -34,7 +34,7 @@ def spread(tasks: Sequence[Callable[[], T]], label: str, cpus: int = 1) -> list[
     """
     count = min(at_once(cpus), len(tasks))
     if count < 2:
-        with _threads(cpus):
+        with threads(cpus):
             return [task() for task in tasks]
     folders = {"MASTLIB_DATA": data_dir(), "MASTLIB_OUTPUTS": outputs_dir(), "MASTLIB_REFERENCE": reference_dir()}
     here = {name: str(folder) for name, folder in folders.items()}
@@ -53,15 +53,5 @@ def spread(tasks: Sequence[Callable[[], T]], label: str, cpus: int = 1) -> list[
 def _done(task: Callable[[], T], cpus: int, environment: dict[str, str]) -> T:
     """In a process of its own, which earlier tasks may have had other folders in; its bars would cross the caller's."""
     os.environ |= environment
-    with _threads(cpus), progress.hidden():
+    with threads(cpus), progress.hidden():
         return task()
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

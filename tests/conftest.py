@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 import torch
+
+from mastlib import workers
 
 _OUTPUTS = tempfile.TemporaryDirectory(prefix="mastlib-outputs-")
 
@@ -20,3 +23,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     _OUTPUTS.cleanup()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_at_a_time() -> Iterator[None]:
+    """In this process, where a test can put something in another's place; `test_workers` has other processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "at_once", lambda cpus=1: 1)
+        yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -176,8 +175,7 @@ def test_a_request_to_stop_reaches_the_processes_which_save_and_end(outputs):
 def test_a_machines_gpus_are_shared_out(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 5)
-    monkeypatch.setattr(os, "cpu_count", lambda: 7)
-    assert grids._slots(TIERS["laptop"]) == 3 and grids._slots(TIERS["gpu"]) == 5 and grids._slots(TIERS["paper"]) == 1
+    assert grids._slots(TIERS["laptop"]) == 1 and grids._slots(TIERS["gpu"]) == 5 and grids._slots(TIERS["paper"]) == 1
     given = []
     monkeypatch.setattr(subprocess, "Popen", lambda command, env, **_: given.append((env, command)))
     planned = Grid("gpu", (Row("one", "arm", TINY),), {}, {}, {})

@@ -14,6 +14,7 @@ import torch
 from mastlib import closure, shipped, study, training
 from mastlib.evaluation.rows import load_backbone
 from mastlib.forecast import forecast
+from mastlib.precision import threads
 from mastlib.runs import RunStore
 from mastlib.shelf import export
 from mastlib.shipped import pack, there
@@ -105,7 +106,8 @@ def test_weights_that_did_not_come_are_trained_and_rows_of_the_same_weights_stay
     whole = RunStore().finished(record.id)
     assert whole.has("method") and "record" not in whole.info
     assert sorted(path.name for path in (whole.folder / "tasks").iterdir()) == rows
-    again = fit(TINY, progress=False, store=RunStore(here / "again")).weights("backbone")
+    with threads(record.info["threads"]):
+        again = fit(TINY, progress=False, store=RunStore(here / "again")).weights("backbone")
     assert all(torch.equal(again[name], value) for name, value in first.items())
 
 
