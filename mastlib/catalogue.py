@@ -42,7 +42,8 @@ SHARED_WITH_MAST = ("augmentations", "pairing", "crop_redrawn", "isolated")
 def pair_spec(tier: str, host: str, awareness: str, **changes: Any) -> RunSpec:
     """`tier_spec` of `host` with `awareness` and the pairing, or the form of its loss, that the two need together.
 
-    MAST: isolated pairs, and on a contrastive host subspace_loss "D"; LooC: its query and keys.
+    MAST: isolated pairs, and on a contrastive host subspace_loss "D"; LooC: its query and keys; AugSelf: those of its usual
+    targets that the views differ in, if there are any.
     `awareness` may be one of VARIANTS. Raises InputError, with the reason, for a pair that is refused.
     """
     check_choice("host", host, HOSTS)
@@ -55,6 +56,14 @@ def pair_spec(tier: str, host: str, awareness: str, **changes: Any) -> RunSpec:
             needs |= {"subspace_loss": "D"}
     elif base == "looc":
         needs |= {"pairing": "leave_one_out"}
+    elif base == "augself":
+        plain = tier_spec(
+            tier, host=host, **{n: v for n, v in changes.items() if n in ("augmentations", "without", "image_size")}
+        )
+        differ = get_pipeline(plain.augmentations, plain.image_size, plain.without).names
+        targets = [target for target in plain.augself_tasks if target in differ]
+        if targets and len(targets) < len(plain.augself_tasks):
+            needs |= {"augself_tasks": targets, "augself_weights": [1.0] * len(targets)}
     return tier_spec(tier, host=host, awareness=base, **{**needs, **changes})
 
 

@@ -124,8 +124,8 @@ def rivals(
 ) -> Arms:
     """Every host plain, with AugSelf and with CASSLE, as far as they go together; MAST on VICReg, LooC on MoCo (`RIVALS`).
 
-    The host `targets_of` also with each of AugSelf's targets alone, and, plain and with AugSelf, with the presets `jitter` in
-    place of `augmentations`; `modes_of` with CASSLE's other `modes` of conditioning. Both are there even if `hosts` lacks them.
+    The host `targets_of` also with each of AugSelf's targets alone, if views differ in both, and, plain and with AugSelf, with the
+    presets `jitter` in place of `augmentations`; `modes_of` with CASSLE's other `modes` of conditioning. Both are there even if `hosts` lacks them.
     """
     shared = {"augmentations": augmentations, **overrides}
     arms = {}
@@ -133,7 +133,8 @@ def rivals(
         for awareness, (only, settings) in RIVALS.items():
             if (host, awareness) not in REFUSED and host in (only or HOSTS):
                 arms[named(host, awareness)] = pair_spec(tier, host, awareness, **{**settings, **shared})
-    for target in TARGETS:
+    usual = arms[named(targets_of, "augself")]
+    for target in TARGETS if usual.augself_tasks == TARGETS else ():
         alone = {"augself_tasks": (target,), "augself_weights": (1.0,)}
         arms[named(targets_of, "augself", target)] = pair_spec(tier, targets_of, "augself", **{**alone, **shared})
     for preset in jitter:

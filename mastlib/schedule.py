@@ -76,7 +76,7 @@ class Schedule:
 
     def __str__(self) -> str:
         seconds = self.seconds()
-        about = "is not known" if seconds is None else f"about {max(1, round(seconds / 60))} min"
+        about = "for how long is not known" if seconds is None else f"about {max(1, round(seconds / 60))} min"
         return f"{len(self._left)} chapters to execute, {about}"
 
     def _share(self, chapter: str) -> float:

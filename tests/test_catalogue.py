@@ -169,3 +169,14 @@ def test_a_step_trains_the_method() -> None:
     before = step.method.aware.masks.raw.clone()  # type: ignore[union-attr]
     assert step() > 0
     assert not torch.equal(before, step.method.aware.masks.raw)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("preset", "targets"),
+    [("standard5", ("crop", "color")), ("spatial", ("crop",)), ("appearance", ("color",))],
+)
+def test_augself_predicts_what_views_differ_in(preset: str, targets: tuple[str, ...]) -> None:
+    spec = catalogue.pair_spec("smoke", "simsiam", "augself", augmentations=preset)
+    assert spec.augself_tasks == targets and spec.augself_weights == (1.0,) * len(targets)
+    assert catalogue.pair_spec("smoke", "simsiam", "augself", augmentations=preset, augself_tasks=["flip"],
+                               augself_weights=[2.0]).augself_tasks == ("flip",)  # fmt: skip

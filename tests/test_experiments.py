@@ -112,6 +112,12 @@ def test_rivals_differ_from_their_host_in_what_was_added():
     assert len(arms) == len({*arms.values()}) == 4 + len(pairs) + 7
 
 
+def test_without_colours_augself_predicts_the_crop_and_neither_target_stands_alone():
+    arms = rivals(**{**RIVALS, "augmentations": "spatial", "jitter": [], "modes": []})
+    assert {spec.augself_tasks for spec in arms.values() if spec.awareness == "augself"} == {("crop",)}
+    assert not [arm for arm in arms if arm.endswith((", crop", ", color"))]
+
+
 def test_rivals_follow_from_the_hosts_that_are_named():
     arms = rivals(**{**RIVALS, "hosts": ["moco"], "targets_of": "moco", "jitter": []})
     assert {spec.host for spec in arms.values()} == {"moco"} and len(arms) == 1 + 3 + 2 + 3

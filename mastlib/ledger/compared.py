@@ -16,8 +16,9 @@ ADDED = {"plain": "none", "augself": "augself", "cassle": "cassle"}
 
 def targets(study: Study, host: str) -> pd.DataFrame:
     """Scores of `host` with AugSelf's targets: "none", "crop", "color", "crop+color", of a study of `experiments.rivals`."""
-    names = {named(host): "none", named(host, "augself"): "crop+color"}
-    return _arms(study.rows, names | {named(host, "augself", one): one for one in TARGETS})
+    arms = [named(host, "augself"), *(named(host, "augself", one) for one in TARGETS)]
+    told = {arm: "+".join(run.spec.augself_tasks) for arm in arms for run in study.of(arm)}
+    return _arms(study.rows, {named(host): "none"} | told)
 
 
 def modes(study: Study, host: str) -> pd.DataFrame:

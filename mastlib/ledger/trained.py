@@ -55,11 +55,10 @@ def priced(tier: str, few: str, many: str, arms: Arms, overrides: Mapping[str, A
         "looc, host": (f"LooC {a}", f"MoCo {a}"),
     }
     host = pair_spec(tier, "simsiam", "none", augmentations=few, **overrides)
-    targets = [name for name in TARGETS if name in get_pipeline(few, host.image_size, host.without).names]
-    if targets:
-        told = {"augself_tasks": targets, "augself_weights": [1.0] * len(targets)}
+    if {*TARGETS} & {*get_pipeline(few, host.image_size, host.without).names}:
         pairs["augself"] = f"SimSiam {a} + AugSelf", f"SimSiam {a}"
-        specs |= dict(zip(pairs["augself"], (host.replace(awareness="augself", **told), host), strict=True))
+        told = pair_spec(tier, "simsiam", "augself", augmentations=few, **overrides)
+        specs |= dict(zip(pairs["augself"], (told, host), strict=True))
     wanted = {name for pair in pairs.values() for name in pair}
     return costing.costs({name: spec for name, spec in specs.items() if name in wanted}, pairs, rounds)
 
