@@ -125,7 +125,8 @@ def rivals(
     """Every host plain, with AugSelf and with CASSLE, as far as they go together; MAST on VICReg, LooC on MoCo (`RIVALS`).
 
     The host `targets_of` also with each of AugSelf's targets alone, if views differ in both, and, plain and with AugSelf, with the
-    presets `jitter` in place of `augmentations`; `modes_of` with CASSLE's other `modes` of conditioning. Both are there even if `hosts` lacks them.
+    presets `jitter` in place of `augmentations`; `modes_of` with CASSLE's other `modes` of conditioning. Both are there even if
+    `hosts` lacks them.
     """
     shared = {"augmentations": augmentations, **overrides}
     arms = {}
