@@ -30,9 +30,7 @@ from mastlib.tiers import TIERS
 from mastlib.training import fit
 from mastlib.workers import spread
 
-NEAR = (
-    0.5  # of the distance to the nearest other seed: another machine's rounding stays far below, another run does not
-)
+NEAR = 0.5  # of the distance to the nearest other seed: rounding stays far below, another run does not
 
 
 def make(root: Path, tier: str, given: dict[str, dict[str, Any]]) -> list[str]:
@@ -48,10 +46,11 @@ def make(root: Path, tier: str, given: dict[str, dict[str, Any]]) -> list[str]:
 def verify(tier: str, count: int, seed: int = 0) -> pd.DataFrame:
     """Train `count` of the tier's shipped runs anew, drawn by `seed`, and compare each with what was shipped.
 
-    Columns: run_id; weights ("equal", to the bit, or "differ"); loss (how far the first epoch's mean loss is from the shipped one)
-    and change (mean absolute difference of the tasks' scores), and the same of the nearest shipped run that differs in nothing but
-    the seed, other_loss and other_change, NaN where there is none; holds. A run holds whose loss is within NEAR of other_loss, and
-    where weights are equal its change within NEAR of other_change: arithmetic in another order makes another run of it only later.
+    Columns: run_id; weights ("equal", to the bit, or "differ"); curve (the largest relative difference of what was logged of the
+    first epoch) and change (mean absolute difference of the tasks' scores), and the same of the nearest shipped run that differs in
+    nothing but the seed, other_curve and other_change, NaN where there is none; holds. A run holds whose curve is within NEAR of
+    other_curve, and where weights are equal its change within NEAR of other_change: sums in another order make another run of it
+    only later.
     Raises InputError where nothing was shipped.
     """
     files = sorted((reference_dir() / tier / "runs").glob("*.json"))
@@ -72,13 +71,13 @@ def _compared(tier: str, record: dict[str, Any], records: Sequence[dict[str, Any
         mine, theirs = _scores(record["tasks"]), [_scores(one["tasks"]) for one in others]
         asked = list(dict.fromkeys(task for task, _ in mine.index))
         rows = evaluate(run, asked, tier_pools(tier, spec.image_size, asked), tier_grid(tier))
-        loss = abs(float(run.metrics()["loss"].iloc[0]) - _first_loss(record))
+        curve = _apart(run.metrics(), _metrics(record))
     change = float((rows.set_index(["task", "metric"])["value"] - mine).abs().mean())
-    other_loss = min((abs(_first_loss(one) - _first_loss(record)) for one in others), default=math.nan)
+    other_curve = min((_apart(_metrics(one), _metrics(record)) for one in others), default=math.nan)
     other_change = min((float((one - mine).abs().mean()) for one in theirs), default=math.nan)
-    holds = loss <= NEAR * other_loss and (not equal or change <= NEAR * other_change)
+    holds = curve <= NEAR * other_curve and (not equal or change <= NEAR * other_change)
     return {
-        "run_id": shipped["run_id"], "weights": "equal" if equal else "differ", "loss": loss, "other_loss": other_loss,
+        "run_id": shipped["run_id"], "weights": "equal" if equal else "differ", "curve": curve, "other_curve": other_curve,
         "change": change, "other_change": other_change, "holds": holds,
     }  # fmt: skip
 
@@ -87,9 +86,14 @@ def _spec(record: dict[str, Any]) -> RunSpec:
     return RunSpec.from_dict(json.loads(record["files"]["spec.json"]))
 
 
-def _first_loss(record: dict[str, Any]) -> float:
-    """The mean loss of the first epoch."""
-    return float(pd.read_csv(io.StringIO(record["files"]["metrics.csv"]))["loss"].iloc[0])
+def _metrics(record: dict[str, Any]) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(record["files"]["metrics.csv"]))
+
+
+def _apart(one: pd.DataFrame, other: pd.DataFrame) -> float:
+    """The largest relative difference of what was logged of the first epoch, times left out."""
+    a, b = (table.drop(columns=["seconds", "images_per_second"]).iloc[0].astype(float) for table in (one, other))
+    return float(((a - b).abs() / (a.abs() + b.abs())).max())
 
 
 def _scores(tasks: dict[str, str]) -> pd.Series:
