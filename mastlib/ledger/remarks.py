@@ -28,14 +28,14 @@ REMARKS: Mapping[str, Remark] = MappingProxyType(
         ),
         "M2": Remark(
             "Nothing beyond the chapter's seeds and tasks.",
-            "At 32 px the blur changes next to nothing, and jitter and grayscale do much of the same, so that the four "
-            "differ less than at full size.",
+            "At this size the blur changes next to nothing, and jitter and grayscale do much of the same, so that the "
+            "four differ less than at full size.",
         ),
         "M3": Remark(
             "A fine-grained task made for it: animals and plants of kinds that are told by colour and small parts, in a "
             "style not fitted on.",
-            "Its test images are few, and kinds of drawn animals differ by outline more than the flowers and birds of "
-            "the paper do.",
+            "Its test images are few, and drawn animals and plants are told by outline and parts, for which the jitter "
+            "leaves a network more room, where the flowers and birds of the paper are told by colour.",
         ),
         "M4": Remark(
             "A search over the forms of the masks and their weights on validation images (benchmarks/search.py), all of "
@@ -59,13 +59,14 @@ REMARKS: Mapping[str, Remark] = MappingProxyType(
         "M7": Remark(
             "A search over the forms of the masks and their weights on validation images (benchmarks/search.py), all of "
             "it kept in outputs/reference/mast-search.csv; the best form is the default.",
-            "What keeps masks apart also keeps those of related augmentations apart; the chapter's control without it "
-            "shows how much.",
+            "Masks are soft and start alike, and with fifteen of them a dimension that only one chooses is rare; jitter "
+            "and crop both act on every image, so their masks learn from more pairs than that of grayscale, which acts "
+            "on few.",
         ),
         "M8": Remark(
             "A search over the forms of the masks and their weights on validation images (benchmarks/search.py), all of "
             "it kept in outputs/reference/mast-search.csv; the best form is the default.",
-            "At 32 px an augmentation that changes few pixels gives its mask little to follow.",
+            "At this size an augmentation that changes few pixels gives its mask little to follow.",
         ),
         "M9": Remark(
             "Each subspace by itself on tasks of every group, with the same probe.",
@@ -81,13 +82,14 @@ REMARKS: Mapping[str, Remark] = MappingProxyType(
         "M11": Remark(
             "LooC with the same host, backbone, augmentations, epochs and seeds; time and memory in turns, step by "
             "step.",
-            "LooC's host is MoCo and MAST's VICReg, and at this size the queue, not the heads, decides what memory is "
-            "used.",
+            "LooC's host is MoCo, with a narrow head for each space; MAST's is VICReg, whose expander is wide by "
+            "design, so its parameters count against MAST whatever its time and memory are.",
         ),
         "M12": Remark(
             "Every augmentation by itself at rising strengths, with the network's own uncertainty of its subspace.",
-            "An augmentation whose strongest form still changes little gives no reason for doubt, and the claim is on "
-            "each.",
+            "Uncertainty is learned as a weight on pairs and not against strength, and of strengths only those that "
+            "training drew were ever seen; an augmentation that changes little gives no reason for doubt, and the claim "
+            "is on each.",
         ),
         "M13": Remark(
             "Errors of neighbours and of a probe on unseen concepts, and the loss of pairs over training.",
@@ -176,7 +178,7 @@ REMARKS: Mapping[str, Remark] = MappingProxyType(
         ),
         "I4": Remark(
             "Latents of rendered scenes, by ridge and kernel probes.",
-            "At 32 px no network predicts rotation, which leaves two latents of three for pose.",
+            "At this size no network predicts rotation, which leaves two latents of three for pose.",
         ),
         "I5": Remark(
             "Every task of recognition and of pose.",
